@@ -287,6 +287,21 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         """
         return self.envelope.code is not None and self.fields.root is not None
 
+    @property
+    def synthesizes(self) -> bool:
+        """Whether the gateway writes answers about tasks as the API does."""
+        return self.proxy is not None and self.proxy.synthesize
+
+    @cached_property
+    def nests_members(self) -> bool:
+        """Whether a path leads to something within a member of the object that describes the task.
+
+        What else stands in that member is in no outcome.
+        """
+        depth = 1 if self.fields.root is None else len(names_of(self.fields.root)) + 1
+        several = (self.states.path, *msgspec.structs.astuple(self.fields)[1:])
+        return any(len(names_of(path)) > depth for paths in several for path in listed(paths))
+
     @cached_property
     def spellings(self) -> dict[str, str]:
         """The words of the states as they are written here, by their spelling without case."""

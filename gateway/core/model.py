@@ -245,6 +245,8 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     once for all of them, or with each callback where it was given up. None: such a body is made of the outcome."""
     read: bool = False
     """Whether the record is stored for readers as well."""
+    keeps_record: bool = False
+    """Whether it is kept for readers who come later, too: it tells what an answer made of the outcome would not."""
     expired_by: int | None = None
     """Settle only callbacks whose ``expires_at`` is at most this; the task itself ends once nobody waits any more."""
     told: bytes = b""

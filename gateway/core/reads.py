@@ -30,7 +30,7 @@ class ReadTask(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=T
     record_bytes: int
     """How large that is."""
     told_at: int | None = None
-    """When the record was told while the task ran, or ``END_TOLD``."""
+    """When the record was told while the task ran, or ``END_TOLD``: of one that has ended where it is kept for good."""
     denied_at: int | None = None
     """Since when the upstream has been found to have long denied that there is the task, of which it had told; None: it
     does not. Readers are to hear so from the upstream itself."""

@@ -101,6 +101,7 @@ class PollResults:
             settled_at=now,
             **ending._asdict(),
             read=claim.read_until is not None,
+            keeps_record=not result.faithful,
             polls=1,
             model=model,
             told=told,

@@ -120,7 +120,7 @@ class Statements(Protocol):
     OWE_WEBHOOKS: str
     """Rows task_seq, expired_by, deliver_at, head, middle, tail, record → task_seq, id, client, receiver, format."""
     SETTLE_TASKS: str
-    """Rows seq, state, outcome, at, polls, record, told."""
+    """Rows seq, state, outcome, at, polls, record, told, told_at."""
     SELECT_EXPIRED: str
     """from, to, upstream → seq of each task of which a callback's time passes then."""
     SELECT_EXPIRY_END: str

@@ -26,7 +26,7 @@ from gateway.core.model import (
     Task,
     TaskState,
 )
-from gateway.core.reads import ReadTask, ReadWatch
+from gateway.core.reads import END_TOLD, ReadTask, ReadWatch
 from gateway.store.dialect import NEW_CALLBACK
 
 T = TypeVar("T")
@@ -206,6 +206,7 @@ def settled(ended: Sequence[Settlement], records: Container[int]) -> Table:
             one.polls,
             _small(one.record or ()) if one.seq in records and one.outcome.state.terminal else None,
             one.told,
+            END_TOLD if one.keeps_record and one.record is not None else None,
         )
         for one in ended
     ]

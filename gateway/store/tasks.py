@@ -131,7 +131,7 @@ class StoreTasks(DueTasks):
         for settled in (*parts(ends, _settlement_size), *parts(expiries, _settlement_size)):
             expired = settled[0].expired_by is not None
             its = rows.owed(settled, self._first_attempt_delay_ms)
-            records = {one.seq for one in settled if one.read}
+            records = {one.seq for one in settled if one.read or one.keeps_record}
             for seq, callback_id, client, receiver, shape in (yield Rows(self._sql.OWE_WEBHOOKS, its)).rows:
                 owed[seq, expired].append((callback_id, Lane(client, receiver)))
                 if shape == Format.RECORD:

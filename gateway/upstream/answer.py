@@ -81,6 +81,9 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     record: bytes | None = None
     """The task as an answer that tells of it has it: encoded JSON of the object at the profile's ``fields.root``, or of
     the whole answer where there is none; None where no object stands there."""
+    faithful: bool = True
+    """Whether the answer that the gateway makes of the outcome, where it makes any, tells what the upstream's own does:
+    else the record is needed for that."""
     error: str | None = None
     """A sentence for people where the poll brought no usable answer."""
     retry_after_s: float | None = None
@@ -157,6 +160,7 @@ def read_answer(profile: Profile, task_id: str, status: int, retry_after_s: floa
         kind=PollKind.TERMINAL,
         outcome=Outcome(state=read.state, data=msgspec.json.encode(read.data)),
         record=read.record,
+        faithful=read.faithful,
         task_created_at=as_instant(read.data["createTime"]),
         model=read.model,
         duration_s=read.duration_s,

@@ -11,6 +11,7 @@ import msgspec
 from gateway.config.profile import Profile, dig
 from gateway.core.model import TaskState
 from gateway.upstream.answervalues import as_instant, as_number, as_text, as_time, decoded, to_ms
+from gateway.upstream.envelope import is_faithful
 
 __all__ = ["EndedTask", "model_of", "task_object", "told_of_end"]
 
@@ -25,6 +26,8 @@ class EndedTask(NamedTuple):
     data: dict[str, Any]
     record: bytes | None
     model: str | None
+    faithful: bool
+    """As in ``PollResult``."""
 
     @property
     def duration_s(self) -> float | None:
@@ -62,7 +65,8 @@ def told_of_end(profile: Profile, task_id: str, state: TaskState, answer: dict[s
     extra = _extra(profile, root or {})
     if extra:
         data["extra"] = extra
-    return EndedTask(state, data, record, model_of(profile, answer))
+    faithful = not profile.synthesizes or is_faithful(profile, task_id, data, answer)
+    return EndedTask(state, data, record, model_of(profile, answer), faithful)
 
 
 def task_object(profile: Profile, answer: dict[str, Any]) -> dict[str, Any] | None:

@@ -7,18 +7,18 @@ profile has ``[proxy] synthesize``: times are milliseconds then and states are w
 just now where it has ``created_record``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from gateway.config.profile import WAITING, Profile, dig
+from gateway.config.profile import WAITING, Profile, dig, listed
 from gateway.core import lenientjson
 from gateway.core.clock import to_iso
 from gateway.core.jsontemplate import filled
 from gateway.core.model import Task, TaskState
 
-__all__ = ["error_envelope", "given_up", "new_record", "record_envelope", "told_envelope"]
+__all__ = ["error_envelope", "given_up", "is_faithful", "new_record", "record_envelope", "told_envelope"]
 
 _OK_MESSAGE = "success"
 
@@ -39,6 +39,47 @@ def record_envelope(profile: Profile, task: Task) -> bytes:
         root = envelope if fields.root is None else _object(envelope, fields.root.split("."))
         root.update(msgspec.json.decode(told["extra"], type=dict[str, msgspec.Raw]))
     return msgspec.json.encode(envelope)
+
+
+def is_faithful(profile: Profile, task_id: str, outcome: Mapping[str, Any], answer: dict[str, Any]) -> bool:
+    """Whether what ``record_envelope`` makes of an outcome has each value as the answer that told of it, type included.
+
+    What the upstream has left out may be null there, and JSON within a string be spaced otherwise.
+    """
+    fields, states, in_string = profile.fields, profile.states, profile.json_in_string
+    made = (
+        (fields.task_id, task_id),
+        (states.path, (states.success if outcome["state"] == TaskState.SUCCESS else states.fail)[0]),
+        (fields.fail_code, outcome["failCode"]),
+        (fields.fail_msg, outcome["failMsg"]),
+        (fields.cost_time, outcome["costTime"]),
+        (fields.create_time, outcome["createTime"]),
+        (fields.complete_time, outcome["completeTime"]),
+    )
+    return (
+        not profile.nests_members
+        and all(_is_told(answer, paths, value) for paths, value in made)
+        and _comes_back(answer, fields.result, outcome, "result", in_string.result)
+        and _comes_back(answer, fields.param, outcome, "param", in_string.param)
+    )
+
+
+def _is_told(answer: dict[str, Any], paths: str | list[str] | None, made: Any) -> bool:
+    """Whether an answer has a value where it is written, and nowhere else."""
+    told, *others = [dig(answer, path) for path in listed(paths)] or [None]
+    return (told is None or (type(told) is type(made) and told == made)) and not any(one is not None for one in others)
+
+
+def _comes_back(
+    answer: dict[str, Any], paths: str | list[str] | None, outcome: Mapping[str, Any], name: str, in_string: bool
+) -> bool:
+    """Whether a member that was decoded is told as it was: as JSON within a text, or as it is."""
+    told, *others = [dig(answer, path) for path in listed(paths)] or [None]
+    if told is None or not in_string:
+        alike = told != ""
+    else:
+        alike = isinstance(told, str) and (outcome[name] is not None or f"{name}Raw" in outcome)
+    return alike and not any(one is not None for one in others)
 
 
 def told_envelope(profile: Profile, record: bytes) -> bytes:

@@ -308,12 +308,12 @@ RETURNING c.task_seq, c.id, c.client, c.receiver, c.format
 
 SETTLE_TASKS = f"""
 UPDATE tasks SET state = settled.state, outcome = settled.outcome, record = settled.record, settled_at = settled.at,
-    next_poll_at = NULL, polls = tasks.polls + settled.polls, told_at = NULL, denied_at = NULL,
+    next_poll_at = NULL, polls = tasks.polls + settled.polls, told_at = settled.told_at, denied_at = NULL,
     last_polled_at = CASE WHEN settled.polls > 0 THEN settled.at ELSE last_polled_at END,
     last_error = CASE WHEN settled.polls > 0 THEN NULL ELSE last_error END, failures = 0,
     poll_log = CASE WHEN settled.polls > 0 THEN {_POLL_LOG.format("settled.told")} ELSE tasks.poll_log END
 FROM (SELECT * FROM {
-    given("ended", "seq", "state text", "outcome bytea", "at", "polls", "record bytea", "told bytea")
+    given("ended", "seq", "state text", "outcome bytea", "at", "polls", "record bytea", "told bytea", "told_at")
 } ORDER BY seq) AS settled
 WHERE tasks.seq = ANY (ARRAY[settled.seq]) AND tasks.state = 'waiting'
 AND (settled.polls > 0 OR coalesce(tasks.read_until, 0) <= settled.at) AND {_NOBODY_WAITS}

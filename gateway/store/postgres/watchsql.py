@@ -40,7 +40,7 @@ numbered AS MATERIALIZED (
 INSERT INTO tasks AS t (seq, upstream, task_id, watchers, created_at, read_until, next_poll_at, polls, last_polled_at,
     born_at, model, record, told_at)
 SELECT seq, upstream, task_id, client, at, read_until, next_poll_at, told, CASE WHEN told > 0 THEN at END, born_at,
-    model, record, at
+    model, record, CASE WHEN record IS NOT NULL THEN at END
 FROM numbered ORDER BY task_id, upstream
 ON CONFLICT (task_id, upstream) DO UPDATE SET
     watchers = CASE WHEN t.next_poll_at IS NULL THEN excluded.watchers
@@ -101,10 +101,11 @@ SELECT_LONG_UNREAD = """
 SELECT seq FROM tasks WHERE read_until IS NOT NULL AND read_until < $1 ORDER BY read_until, seq LIMIT $2
 """
 
-# A record is kept for a webhook that it is the body of.
+# A record is kept for a webhook that it is the body of, and where it tells what the outcome does not.
 END_WATCHES = f"""
-UPDATE tasks SET read_until = NULL, record = CASE WHEN state IN ('success', 'fail') AND EXISTS (
-    SELECT FROM callbacks WHERE task_seq = tasks.seq AND format = 'record' OFFSET 0) THEN record END
+UPDATE tasks SET read_until = NULL, record = CASE
+    WHEN state IN ('success', 'fail') AND (coalesce(told_at, 0) = {END_TOLD} OR EXISTS (
+        SELECT FROM callbacks WHERE task_seq = tasks.seq AND format = 'record' OFFSET 0)) THEN record END
 FROM {given("unread", "seq", "read_before")}
 WHERE tasks.seq = ANY (ARRAY[unread.seq]) AND coalesce(read_until, 0) < unread.read_before
 """  # noqa: S608 - as above

@@ -297,9 +297,9 @@ UPDATE callbacks SET state = 'pending', next_attempt_at = :deliver_at, body = x'
 OWE_RECORD = "UPDATE tasks SET record = x'' WHERE seq = ? AND record IS NULL"
 
 SETTLE_TASKS = f"""
-WITH settled (seq, state, outcome, at, polls, record, told) AS (VALUES ?)
+WITH settled (seq, state, outcome, at, polls, record, told, told_at) AS (VALUES ?)
 UPDATE tasks SET state = settled.state, outcome = settled.outcome, record = settled.record, settled_at = settled.at,
-    next_poll_at = NULL, polls = tasks.polls + settled.polls, told_at = NULL, denied_at = NULL,
+    next_poll_at = NULL, polls = tasks.polls + settled.polls, told_at = settled.told_at, denied_at = NULL,
     last_polled_at = iif(settled.polls > 0, settled.at, last_polled_at),
     last_error = iif(settled.polls > 0, NULL, last_error), failures = 0,
     poll_log = iif(settled.polls > 0, {_POLL_LOG.format("settled.told")}, tasks.poll_log)

@@ -41,7 +41,8 @@ WATCH_READ_TASKS = f"""
 WITH new (upstream, task_id, client, at, read_until, next_poll_at, told, born_at, model, record, asked_at) AS (VALUES ?)
 INSERT INTO tasks (upstream, task_id, watchers, created_at, read_until, next_poll_at, polls, last_polled_at, born_at,
     model, record, told_at)
-SELECT upstream, task_id, client, at, read_until, next_poll_at, told, iif(told, at, NULL), born_at, model, record, at
+SELECT upstream, task_id, client, at, read_until, next_poll_at, told, iif(told, at, NULL), born_at, model, record,
+    iif(record IS NULL, NULL, at)
 FROM new WHERE upstream IS NOT NULL
 ON CONFLICT (upstream, task_id) DO UPDATE SET
     watchers = iif(next_poll_at IS NULL, excluded.watchers, iif(
@@ -98,13 +99,14 @@ FROM gone WHERE tasks.seq = gone.seq AND tasks.next_poll_at IS NOT NULL AND task
 
 SELECT_LONG_UNREAD = "SELECT seq FROM tasks INDEXED BY tasks_read WHERE read_until < ? ORDER BY read_until LIMIT ?"
 
-# A record is kept for a webhook that it is the body of.
-END_WATCHES = """
+# A record is kept for a webhook that it is the body of, and where it tells what the outcome does not.
+END_WATCHES = f"""
 WITH gone (seq, read_before) AS (VALUES ?)
-UPDATE tasks SET read_until = NULL, record = iif(state IN ('success', 'fail') AND EXISTS (
-    SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND format = 'record'), record, NULL)
+UPDATE tasks SET read_until = NULL, record = iif(
+    state IN ('success', 'fail') AND (coalesce(told_at, 0) = {END_TOLD} OR EXISTS (
+        SELECT 1 FROM callbacks WHERE task_seq = tasks.seq AND format = 'record')), record, NULL)
 FROM gone WHERE tasks.seq = gone.seq AND tasks.read_until < gone.read_before
-"""
+"""  # noqa: S608 - as above
 
 MOVE_WATCHES = f"""
 UPDATE tasks SET read_until = read_until + :step, told_at = iif(told_at < {END_TOLD}, told_at + :step, told_at)

@@ -175,6 +175,33 @@ async def test_the_answer_is_the_upstreams_own(
     assert (answered.status_code, answered.headers["content-type"]) == (200, "application/json")
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"state": "fail", "failCode": 400, "failMsg": "why"},
+        {"state": "fail", "failCode": "400", "failMsg": {"text": "why"}, "costTime": "5"},
+        {"state": "success", "failCode": "", "failMsg": "", "createTime": "1777459967759", "completeTime": 1.5},
+        {"state": "success", "resultJson": {"resultUrls": ["https://u"]}, "param": "", "costTime": 5.0},
+    ],
+)
+async def test_an_end_that_nobody_read_is_told_later_as_it_came(
+    start: Callable[..., Awaitable[Stand]], own: dict[str, Any]
+) -> None:
+    """With each value's own JSON type, and without asking again: a typed client fails on a text in a number's place."""
+    data = {"taskId": "t", "model": "m", "param": "{}", "resultJson": None, **own}
+    body = json.dumps({"code": 200, "msg": "success", "data": data})
+    upstream = Upstream(200, body.encode())
+    async with serve_asgi(upstream) as url:
+        stand = await start(url, GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1")
+        await stand.watch("t")
+        await stand.until(lambda: _state(stand, "t", own["state"]))
+        asked = len(upstream.requests)
+        for _ in range(2):
+            assert json.dumps((await stand.read("t")).json()) == body
+            await stand.store.prune_reads(2**61, 2**61, 10)
+        assert len(upstream.requests) == asked
+
+
 async def test_what_the_gateway_does_not_know_is_forwarded(
     start: Callable[..., Awaitable[Stand]], simulator: SimulatedUpstream
 ) -> None:

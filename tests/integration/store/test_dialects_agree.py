@@ -235,6 +235,7 @@ class Chance:
             "expired_by": self.now if given_up else None,
             "frame": (b'{"id":"', b'","metadata":', b"}") if given_up else None,
             "record": self._maybe((b"{", b"record", b"}")), "read": self._chance.random() < 0.5,
+            "keeps_record": self.now % 3 == 0,
         }  # fmt: skip
         return lambda ports, seqs: ports.tasks.settle_kind.apply(
             [(("kie", 0), Settlement(seq=seqs[name], **about)) for name in its]
@@ -362,7 +363,7 @@ COUNTS = {"polled", "next expiry", "next unread", "readers"}
 SORTED = {"lanes", "clients", "upstreams", "states", "count", "expired", "due", "never polled"}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, 1, 22])
 async def test_both_engines_come_to_the_same(sides: list[Side], seed: int) -> None:
     """After each of many writes by chance the same was answered, and the same rows stand."""
     chance = Chance(seed)

@@ -48,7 +48,7 @@ async def test_what_is_large_is_read_only_where_it_is_asked_for(session: Session
     seq = await registered(session)
     await registered(session, url="https://example.com/2", format="record")
     await session.rows(sql.OWE_WEBHOOKS, (seq, 2**62, 5, None, None, None, None))
-    await session.rows(sql.SETTLE_TASKS, (seq, "success", b"", 5, 1, b"", b""))
+    await session.rows(sql.SETTLE_TASKS, (seq, "success", b"", 5, 1, b"", b"", None))
     for column in ("outcome", "record"):
         await session.run(sql.WRITE_LARGE[column], (seq, LARGE))
 
@@ -81,7 +81,7 @@ async def test_small_ones_come_with_what_is_read(session: Session) -> None:
     small = LARGE[: 64 * 1024]
     seq = await registered(session)
     await session.rows(sql.OWE_WEBHOOKS, (seq, 2**62, 5, None, None, None, None))
-    await session.rows(sql.SETTLE_TASKS, (seq, "success", small, 5, 1, None, b""))
+    await session.rows(sql.SETTLE_TASKS, (seq, "success", small, 5, 1, None, b"", None))
     ((*_, outcome, size),) = await session.run(sql.SELECT_TASK, {"client": "ann", "task_id": "task-1"})
     assert (outcome, size) == (small, len(small))
     ((*_, size, body, outcome, _, _, _, _),) = await session.claim(10)
@@ -165,7 +165,7 @@ async def test_claims_leave_the_indexes_alone(session: Session) -> None:
         ]
         await session.rows(sql.INSERT_CALLBACKS, *callbacks)
         await session.rows(sql.OWE_WEBHOOKS, *[(seq, 2**62, 5, None, None, None, None) for seq in seqs])
-        await session.rows(sql.SETTLE_TASKS, *[(seq, "success", b"{}", 5, 1, None, b"") for seq in seqs])
+        await session.rows(sql.SETTLE_TASKS, *[(seq, "success", b"{}", 5, 1, None, b"", None) for seq in seqs])
     counts = "SELECT n_tup_upd, n_tup_hot_upd FROM pg_stat_user_tables WHERE relname = 'callbacks'"
     await session.run("SELECT pg_stat_force_next_flush()")
     ((updated_before, hot_before),) = await session.table(counts)

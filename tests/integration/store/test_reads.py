@@ -12,6 +12,7 @@ from gateway.core.model import CallbackState, DueTask, Format, PollRecord, Settl
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch
 from gateway.store import Store
 from tests.claims import claim_tasks
+from tests.lanes import claim_webhooks
 from tests.storing import ABANDONED, NOW, SUCCESS, NewStore, brought_to, look, new, opened, registered, settle
 
 RECORD = b'{"taskId":"t","state":"generating","progress":"0.3"}'
@@ -714,6 +715,48 @@ async def test_a_record_that_a_webhook_needs_outlives_its_readers(store: Store, 
     assert await store.prune_reads(NOW + 100_000, NOW + 60_001, 100) == 1
     known = await seen(store)
     assert (known.read_until, known.record) == (None, RECORD if kept else None)
+
+
+@pytest.mark.parametrize("record", [RECORD, LARGE])
+@pytest.mark.parametrize("read", [False, True])
+async def test_a_record_that_tells_more_than_the_outcome_is_kept(store: Store, read: bool, record: bytes) -> None:
+    """Whether or not it was read, and for good: whoever reads the task later is told what the upstream told."""
+    made = await registered(store, new(shape=Format.STANDARD))
+    if read:
+        await store.registry.watch(wish())
+    ended = Settlement(
+        seq=made.task.seq, upstream="up", outcome=SUCCESS, settled_at=NOW, polls=1, record=(record, b"", b""),
+        read=read, keeps_record=True,
+    )  # fmt: skip
+    await store.tasks.settle(ended)
+    assert await store.prune_reads(NOW + 100_000, NOW + 60_001, 100) == read
+    known = await seen(store)
+    assert (known.read_until, known.record_bytes) == (None, len(record))
+    assert await store.registry.record(made.task.seq) == record
+    late = await registered(store, new(client="bob", shape=Format.RECORD, at=NOW + 100_000))
+    assert late.state is CallbackState.PENDING
+    claimed, _ = await claim_webhooks(store, NOW + 200_000, 10)
+    (sent,) = [one for one in claimed if one.id == late.id]
+    assert record == (await store.outbox.body(sent) if sent.body is None else sent.body)
+
+
+async def test_a_record_that_is_needed_may_not_be_there(store: Store) -> None:
+    """Then nothing is kept, and what is kept for a webhook alone is no record for good."""
+    made = await registered(store, new(shape=Format.STANDARD))
+    await store.tasks.settle(
+        Settlement(seq=made.task.seq, upstream="up", outcome=SUCCESS, settled_at=NOW, polls=1, keeps_record=True)
+    )
+    known = await seen(store)
+    assert (known.record, known.told_at, known.task.outcome) == (None, None, SUCCESS.data)
+
+
+async def test_when_a_record_came_is_known_of_a_record_alone(store: Store) -> None:
+    """A read that was told nothing to keep begins its watch without one, however many come at once."""
+    silent, telling = wish("silent", record=None), wish("telling")
+    await store.registry.watch(silent)
+    await asyncio.gather(*map(store.registry.watch, (wish("both", record=None), wish("both", record=None), telling)))
+    told = {name: (await seen(store, name)).told_at for name in ("silent", "both", "telling")}
+    assert told == {"silent": None, "both": None, "telling": NOW}
 
 
 async def test_a_record_of_one_that_began_anew_is_not_kept(store: Store) -> None:
