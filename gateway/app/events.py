@@ -16,10 +16,13 @@ from gateway.loops.supervisor import Loop
 from gateway.net.guard import Netguard
 from gateway.net.transport import PooledTransport
 from gateway.webhook.headers import ClientHeaders
-from gateway.webhook.retry import RetryPolicy
+from gateway.webhook.retry import RetryPolicy, at_least_each
 from gateway.webhook.sender import USER_AGENT, Sender
 
 __all__ = ["telling"]
+
+_LONGEST_WAIT_S = 1600.0
+"""Between two attempts at an event, half an hour with its jitter: who was away for a day waits no ten hours more."""
 
 
 class Telling(NamedTuple):
@@ -50,7 +53,7 @@ def telling(
         Happenings(shared.store.events, deliverer, keys, shared.clock),
         Sender(transport, shared.clock, timeout_s=settings.attempt_timeout_s, user_agent=USER_AGENT),
         headers,
-        RetryPolicy(settings.retry_schedule),
+        RetryPolicy(at_least_each(_LONGEST_WAIT_S, settings.retry_schedule)),
         shared.clock,
         shared.metrics,
         random.Random(),  # noqa: S311 - jitter, not a secret

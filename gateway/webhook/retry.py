@@ -4,13 +4,15 @@ Owns the retry schedule and the rules that a receiver's answer sets; pure: the r
 the deliverer after every attempt.
 """
 
+import math
 import random
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
 from gateway.core.model import AttemptResult
 
-__all__ = ["RETRY_AFTER_CAP_S", "Decision", "RetryPolicy"]
+__all__ = ["RETRY_AFTER_CAP_S", "Decision", "RetryPolicy", "at_least_each"]
 
 RETRY_AFTER_CAP_S = 86_400.0
 """A receiver can put the next attempt off by at most a day."""
@@ -57,3 +59,14 @@ class RetryPolicy(msgspec.Struct, frozen=True):
         if retry_after_s is not None:
             delay_s = max(delay_s, min(retry_after_s, RETRY_AFTER_CAP_S))
         return Decision(AttemptResult.RETRY, delay_s)
+
+
+def at_least_each(most_s: float, schedule_s: Sequence[float]) -> tuple[float, ...]:
+    """Return a schedule that takes as long, in which no wait is longer than so many seconds."""
+
+    def shorter() -> Iterator[float]:
+        for wait_s in schedule_s:
+            parts = max(1, math.ceil(wait_s / most_s))
+            yield from [wait_s / parts] * parts
+
+    return tuple(shorter())

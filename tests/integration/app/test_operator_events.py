@@ -18,7 +18,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.jsonschema import faults
-from tests.running import LIMIT_S, Running, running
+from tests.running import LIMIT_S, Running, a_moment, running
 from tests.unit.api.test_openapi import DOCUMENT
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -246,6 +246,20 @@ async def test_an_event_is_given_up_after_its_last_attempt(stand: Stand) -> None
     ledger = await stand.gateways[0].gateway.store.events.read()
     assert ledger.waiting == []
     assert ledger.error is not None
+
+
+async def test_whoever_was_away_for_long_is_told_soon(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts are made between those of the schedule, whose last ones are many hours apart."""
+    monkeypatch.setattr("gateway.app.events._LONGEST_WAIT_S", 0.1)
+    stand.receiver.status = 410
+    stand.operator.status = 503
+    first, *_ = await stand.start(GATEWAY_RETRY_SCHEDULE="0,3600")
+    await stand.register("sim-success-0-a")
+    await until(lambda: len(stand.operator.posts) >= 4)
+    stand.operator.status = 204
+    async with asyncio.timeout(LIMIT_S):
+        while (await first.gateway.store.events.read()).waiting:
+            await a_moment()
 
 
 async def test_without_a_url_nothing_is_kept(stand: Stand) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.core.model import AttemptResult
 from gateway.core.retryafter import parse_retry_after
-from gateway.webhook.retry import RETRY_AFTER_CAP_S, Decision, RetryPolicy
+from gateway.webhook.retry import RETRY_AFTER_CAP_S, Decision, RetryPolicy, at_least_each
 
 DAY_S = 86_400.0
 DEFAULT = RetryPolicy((0, 5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400))
@@ -224,3 +224,14 @@ def test_a_date_without_a_zone_is_in_utc(monkeypatch: pytest.MonkeyPatch) -> Non
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_schedule_with_attempts_in_between() -> None:
+    """What is waited for is the same in all, and each wait of the schedule ends with an attempt as before."""
+    made = at_least_each(1800, DEFAULT.schedule_s)
+    assert made[:6] == (0, 5, 300, 1800, 1800, 1800)
+    assert max(made) == 1800
+    ends = {sum(made[:number]) for number in range(1, len(made) + 1)}
+    assert {sum(DEFAULT.schedule_s[:number]) for number in range(1, 11)} <= ends
+    assert sum(made) == sum(DEFAULT.schedule_s)
+    assert at_least_each(1800, (0,)) == (0,)
