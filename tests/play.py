@@ -72,14 +72,14 @@ class _Place(NamedTuple):
 
 
 def main() -> int:
-    """Run until Ctrl-C or SIGTERM; return the exit code."""
+    """Run until Ctrl-C, SIGTERM, or the terminal is closed; return the exit code."""
     configure_logging("console", level="error")
     return uvloop.run(_play())
 
 
 async def _play() -> int:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     operator = make_token()
     async with _started(operator) as place:

@@ -19,7 +19,7 @@ def left(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 async def test_the_dashboard_answers_and_webhooks_arrive(tmp_path: Path, number: signal.Signals) -> None:
     """With the token that is printed; stopped, it leaves no process and no file."""
     process = await asyncio.create_subprocess_exec(
