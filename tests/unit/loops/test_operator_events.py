@@ -1,0 +1,301 @@
+"""The life of an operator event's attempt: claimed, sent, and what is noted of it, whatever goes wrong."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from gateway.core.errors import OutOfResources, StoreError
+from gateway.core.eventledger import RECEIVER_FAILING, Ledger, WaitingEvent
+from gateway.core.telemetry import Metrics
+from gateway.loops.operatorevents import OperatorEvents
+from gateway.webhook.retry import RetryPolicy
+from gateway.webhook.sender import SendResult
+from tests.virtualtime import VirtualClock, run_virtual
+
+TIMEOUT_S, LEASE_S = 10.0, 15.0
+SCHEDULE_S = (0.0, 100.0, 1000.0)
+
+
+class Store:
+    """The port of events over a ledger in memory; ``broken``: the change that fails."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.kept = False
+        self.dropped = 0
+        self.changes = 0
+        self.broken = 0
+
+    async def read(self) -> Ledger:
+        return self.ledger
+
+    async def change(self, change: Callable[[Ledger], Any]) -> Any:
+        await asyncio.sleep(0)
+        self.changes += 1
+        if self.changes == self.broken:
+            raise StoreError("The database is away.")
+        return change(self.ledger)
+
+
+class Sends:
+    """The sender: each attempt takes a second, and ends as ``how`` says."""
+
+    timeout_s = TIMEOUT_S
+
+    def __init__(self) -> None:
+        self.how: int | BaseException = 204
+        self.sent: list[str] = []
+        self.together = 0
+
+    async def send(self, url: str, headers: dict[str, str], body: bytes) -> SendResult:
+        assert url == "https://ops.example.com/"
+        self.sent.append(headers["webhook-id"])
+        self.together += 1
+        assert self.together == 1
+        try:
+            await asyncio.sleep(1)
+        finally:
+            self.together -= 1
+        if isinstance(self.how, BaseException):
+            raise self.how
+        taken = self.how < 300
+        return SendResult(
+            started_at=0,
+            duration_ms=1000,
+            status_code=self.how,
+            reason=None if taken else "status",
+            error=None if taken else f"It answered {self.how}.",
+            retry_after_s=None,
+            excerpt=b"",
+        )
+
+
+class Telling:
+    """The loop, beside a store that tells of so many receivers that fail."""
+
+    def __init__(self, failing: int = 1) -> None:
+        self.clock = VirtualClock()
+        self.store, self.sends, self.metrics = Store(), Sends(), Metrics()
+        self.noted: list[Ledger] = []
+        for number in range(failing):
+            about = {"client": "ann", "receiver": f"https://{number}.example.com"}
+            self.store.ledger.fails(RECEIVER_FAILING, about, {"lastError": None}, self.clock.now() + number)
+        parts: dict[str, Any] = {
+            "events": self.store,
+            "happenings": SimpleNamespace(note=self._note),
+            "sender": self.sends,
+            "headers": SimpleNamespace(of_event=lambda id_, _, timestamp_s: {"webhook-id": id_, "at": timestamp_s}),
+        }
+        self.loop = OperatorEvents(
+            **parts,
+            retry=RetryPolicy(SCHEDULE_S),
+            clock=self.clock,
+            metrics=self.metrics,
+            rng=random.Random(1),
+            url="https://ops.example.com/",
+            manual="https://manual.example.com",
+        )
+
+    async def _note(self, ledger: Ledger) -> None:
+        self.noted.append(ledger)
+
+    @property
+    def waiting(self) -> list[WaitingEvent]:
+        return self.store.ledger.waiting
+
+    async def attempt(self) -> None:
+        """Let an attempt end that begins now: half a second ago, once this returns."""
+        await asyncio.sleep(1.5)
+
+    def in_s(self, event: WaitingEvent, ago_s: float = 0.5) -> float:
+        """Return in how many seconds it is due, counted from so long ago."""
+        return (event.due_at - self.clock.now()) / 1000 + ago_s
+
+    def counted(self, result: str) -> float | None:
+        return self.metrics.registry.get_sample_value("gateway_events_total", {"result": result})
+
+
+def test_what_is_due_is_sent_one_at_a_time_and_in_its_order() -> None:
+    """A round begins that, goes on at once, and the next one begins nothing beside."""
+
+    async def main() -> None:
+        its = Telling(failing=3)
+        assert its.store.kept
+        ids = [event.id for event in its.waiting]
+        assert await its.loop.run_once() == 1.0
+        assert its.noted == [its.store.ledger]
+        await asyncio.sleep(0.5)
+        assert its.in_s(its.waiting[0]) == TIMEOUT_S + LEASE_S
+        await its.loop.run_once()
+        await asyncio.sleep(4)
+        assert its.sends.sent == ids
+        assert its.waiting == []
+        assert [its.counted(result) for result in ("sent", "retry", "failed", "dropped")] == [3, 0, 0, 0]
+
+    run_virtual(main())
+
+
+def test_what_is_not_due_is_left_alone() -> None:
+    """Not even the database is written for it; in the moment in which it is due it is sent."""
+
+    async def main() -> None:
+        its = Telling()
+        its.waiting[0].due_at += 1
+        await its.loop.run_once()
+        await asyncio.sleep(0)
+        assert (its.store.changes, its.sends.sent) == (0, [])
+        its.waiting[0].due_at -= 1
+        await its.loop.run_once()
+        await its.attempt()
+        assert len(its.sends.sent) == 1
+
+    run_virtual(main())
+
+
+def test_what_fails_is_sent_again_on_schedule_and_then_given_up() -> None:
+    """Meanwhile it is seen that events do not get through, and after it has been given up as well."""
+
+    async def main() -> None:
+        its = Telling()
+        its.sends.how = 500
+        waits = []
+        for number in (1, 2, 3):
+            await its.loop.run_once()
+            with capture_logs() as log:
+                await its.attempt()
+            await its.loop.run_once()
+            assert its.loop.failing
+            assert log[-1]["number"] == number
+            if its.waiting:
+                assert its.waiting[0].attempts == number
+                waits.append(its.in_s(its.waiting[0]))
+                await asyncio.sleep(waits[-1] - 0.5)
+        assert [SCHEDULE_S[1] <= waits[0] <= SCHEDULE_S[1] * 1.1, SCHEDULE_S[2] <= waits[1] <= SCHEDULE_S[2] * 1.1]
+        assert len(waits) == 2
+        assert its.waiting == []
+        assert its.store.ledger.error == "It answered 500."
+        assert [its.counted(result) for result in ("sent", "retry", "failed", "dropped")] == [0, 2, 1, 0]
+
+    run_virtual(main())
+
+
+def test_what_gets_through_ends_that_events_do_not() -> None:
+    """With the attempt, whatever failed before."""
+
+    async def main() -> None:
+        its = Telling()
+        assert not its.loop.failing
+        its.store.ledger.error = "It answered 500."
+        await its.loop.run_once()
+        assert its.loop.failing
+        await its.attempt()
+        await its.loop.run_once()
+        assert not its.loop.failing
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("how", "said"), [(OutOfResources("No file is left."), "event.not_made"), (ValueError(), "")])
+def test_an_attempt_that_was_not_made_is_made_five_seconds_later(how: Exception, said: str) -> None:
+    """It counts for nothing, and of a defect the loop tells that it is one."""
+
+    async def main() -> None:
+        its = Telling()
+        its.sends.how = how
+        await its.loop.run_once()
+        with capture_logs() as log:
+            await its.attempt()
+        assert its.in_s(its.waiting[0]) == 5.0
+        assert its.waiting[0].attempts == 0
+        assert its.store.ledger.error is None
+        assert [line["event"] for line in log] == [said or "inflight.failed"]
+
+    run_virtual(main())
+
+
+def test_a_stop_waits_for_the_attempt_that_is_under_way() -> None:
+    """And begins no other one."""
+
+    async def main() -> None:
+        its = Telling(failing=2)
+        await its.loop.run_once()
+        await asyncio.sleep(0.5)
+        await its.loop.drain(5.0)
+        assert len(its.sends.sent) == 1
+        assert len(its.waiting) == 1
+        assert its.counted("sent") == 1
+
+    run_virtual(main())
+
+
+def test_an_attempt_that_a_stop_cuts_short_is_due_at_once() -> None:
+    """For whoever comes next; it counts for nothing."""
+
+    async def main() -> None:
+        its = Telling()
+        await its.loop.run_once()
+        await asyncio.sleep(0.5)
+        await its.loop.drain(0.0)
+        assert its.in_s(its.waiting[0], ago_s=0) == 0
+        assert its.waiting[0].attempts == 0
+
+    run_virtual(main())
+
+
+def test_what_could_not_be_recorded_is_sent_once_its_claim_has_lapsed() -> None:
+    """That is logged, and the loop goes on."""
+
+    async def main() -> None:
+        its = Telling()
+        its.store.broken = 2
+        await its.loop.run_once()
+        with capture_logs() as log:
+            await its.attempt()
+        assert [line["event"] for line in log] == ["event.delivered", "event.not_recorded"]
+        await its.loop.run_once()
+        await asyncio.sleep(TIMEOUT_S + LEASE_S - 1.5)
+        await its.loop.run_once()
+        await its.attempt()
+        assert len(its.sends.sent) == 2
+        assert len({*its.sends.sent}) == 1
+        assert its.waiting == []
+
+    run_virtual(main())
+
+
+def test_that_events_were_dropped_is_told_once() -> None:
+    """In the log and as a metric, beside how many wait; more are told of by how many they are."""
+
+    async def main() -> list[list[int]]:
+        its = Telling(failing=0)
+        told = []
+        for dropped in (0, 2, 2, 5):
+            its.store.dropped = dropped
+            with capture_logs() as log:
+                await its.loop.run_once()
+            told.append([line["events"] for line in log if line["event"] == "event.dropped"])
+        assert its.counted("dropped") == 5
+        return told
+
+    assert run_virtual(main()) == [[], [2], [], [3]]
+
+
+def test_the_loop_is_woken_once_there_is_room() -> None:
+    """Else it waits for its round."""
+
+    async def main() -> None:
+        its = Telling()
+        await its.loop.run_once()
+        began = its.clock.monotonic()
+        await its.loop.wait(60.0)
+        assert 1 <= its.clock.monotonic() - began < 2
+        began = its.clock.monotonic()
+        await its.loop.wait(60.0)
+        assert its.clock.monotonic() - began == 60
+
+    run_virtual(main())
