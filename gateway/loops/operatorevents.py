@@ -136,8 +136,13 @@ class OperatorEvents:
         number = event.attempts + 1
         if decision.delay_s is not None:
             self._metrics.events.labels("retry").inc()
-            next_in_s = round(decision.delay_s, 3)
-            _log.warning("event.not_delivered", **_whose(event), number=number, error=sent.error, next_in_s=next_in_s)
+            _log.warning(
+                "event.not_delivered",
+                **_whose(event),
+                number=number,
+                error=sent.error,
+                next_in_s=round(decision.delay_s, 3),
+            )
             await self._again(event, decision.delay_s, sent.error)
             return
         if decision.result is AttemptResult.DELIVERED:

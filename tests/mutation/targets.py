@@ -221,6 +221,12 @@ EQUIVALENT = (
         "return cached(url) if False else function(url)",
         "that URLs are remembered saves time, and nothing else",
     ),
+    Equivalent(
+        "gateway/loops/happenings.py",
+        "took, failing.took = failing.took or set(), set()",
+        "took, failing.took = failing.took, set()",
+        "it has put a set there itself",
+    ),
     Equivalent(_REGISTRY, "if changed:", "if True:", "asks about none, which saves a statement"),
     Equivalent(
         _CLAIMS,

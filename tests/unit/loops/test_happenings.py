@@ -101,7 +101,8 @@ async def test_a_webhook_that_is_taken_before_the_first_round_counts() -> None:
     looking.failing.hear(A, TAKEN)
     looking.failing.hear(B, TAKEN)
     await looking.round()
-    assert store.recovered == [A.receiver], "and of B nobody was told that it fails"
+    assert store.recovered == [A.receiver]
+    assert store.counted == [A], "of B nobody was told that it fails: nothing is counted or written for it"
 
 
 async def test_a_webhook_that_is_taken_while_a_round_writes_counts_in_the_next() -> None:
@@ -226,6 +227,15 @@ async def test_a_key_has_recovered_with_an_answer_that_was_asked_for_since() -> 
     (event,) = await looking.round()
     assert (event.type, event.data["upstream"], event.data["tasksWaiting"]) == (UPSTREAM_RECOVERED, "up", 3)
     assert await looking.round() == []
+
+
+async def test_a_key_of_which_nobody_was_told_costs_nothing() -> None:
+    """It is accepted all the time; nor does a client of that name, whose receiver fails, make it one that was told."""
+    store, key = Store(Lane("up", "https://a.example.com")), Key()
+    key.accepted_at = math.inf
+    looking = Looking(store, up=key)
+    assert await looking.round() == []
+    assert (store.changes, store.counted) == (0, [])
 
 
 async def test_what_ended_one_refusal_ends_no_later_one() -> None:
