@@ -221,6 +221,14 @@ EQUIVALENT = (
         "return cached(url) if False else function(url)",
         "that URLs are remembered saves time, and nothing else",
     ),
+    *(
+        Equivalent("gateway/loops/leading.py", was, now, why)
+        for was, now, why in (
+            ("self._term = 0", "self._term = 1", "that terms differ counts, not what the first one's number is"),
+            ("self._replicas = 0", "self._replicas = 1", "as patient as it is from the start on"),
+            ("await asyncio.sleep(0.02)", "await asyncio.sleep(0.04)", "a moment sooner or later"),
+        )
+    ),
     Equivalent(
         "gateway/loops/happenings.py",
         "took, failing.took = failing.took or set(), set()",
