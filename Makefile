@@ -120,7 +120,7 @@ image: ## Build the container image of HEAD with buildah, the same layers for th
 		--label org.opencontainers.image.created=$$(TZ=UTC0 git log -1 --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ) \
 		$(BASE_LABELS) $(ARGS) "$$context"
 
-release-check: $(VENV)/.dev ## Build sdist and wheel, and use the wheel where nothing of the checkout is; a minute
+release-check: $(VENV)/.dev ## Build sdist and wheel, and use the wheel where nothing of the checkout is; a minute or two
 	@$(VENV)/bin/python -m tests.release
 
 keep-databases: $(VENV)/.dev ## Write what this version leaves behind, for the tests of upgrades; NAME=v1.0.0, OF=FOLDER for another checkout

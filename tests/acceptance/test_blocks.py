@@ -53,6 +53,7 @@ BLOCKS = {
     ("install", "pip install '.[ed25519]'"): INSTALLS,
     ("install", "make wheel"): INSTALLS,
     ("install", "export GATEWAY_UPSTREAM_API_KEY=sk-…"): HERE,
+    ("install", "python3 -c"): "it is of an installed wheel: `make release-check` runs it",
     ("install", "python3 -m venv /opt/gateway"): "it needs root, and changes the machine: the unit is run by "
     "tests/acceptance/test_systemd.py",
     ("install", "docker build"): ENGINE,

@@ -157,6 +157,13 @@ class Elsewhere:
         return False
 
 
+def shipped_command() -> str:
+    """Return what the manual has Python say, where ``config/`` stands in an installed wheel."""
+    page = (ROOT / "gateway" / "manual" / "install.md").read_text("utf-8")
+    (found,) = re.findall(r'^python3 -c "(.+_config.+)"$', page, re.MULTILINE)
+    return str(found)
+
+
 def main() -> None:
     """Go through all of it in a folder that goes away."""
     began = time.monotonic()
@@ -170,6 +177,9 @@ def main() -> None:
             sys.exit("gateway --version tells another version.")
         there.run("python", "-c", "import gateway.client, gateway.receiver")
         there.run("gateway", "config-example")
+        kept = Path(there.run("python", "-c", shipped_command()).strip())
+        ours = {path.relative_to(ROOT / "config") for path in (ROOT / "config").rglob("*.*") if path.is_file()}
+        give_up([f"{path} is not in the wheel." for path in sorted(ours) if not (kept / path).is_file()])
         there.run("gateway", "check-config", GATEWAY_UPSTREAM_API_KEY="sk-none")
         told = there.run("gateway", "demo")
         give_up([] if "task.succeeded" in told else [f"gateway demo showed no webhook:\n{told}"])

@@ -20,6 +20,8 @@ LOCKS = ("requirements.lock", "requirements-build.lock")
 SERVICES = ("pypi", "osv")
 CLEAR, FOUND, NOT_ASKED = 0, 1, 3
 LIMIT_S = 300
+_UPGRADE = "make lock UPGRADE=1 pins newer versions: run the tests with them, and ask again."
+_ELSEWHERE = "Ask again from a machine that reaches PyPI itself (a mirror may have its files alone) or OSV."
 
 
 class Verdict(NamedTuple):
@@ -81,9 +83,9 @@ def verdict(locks: Iterable[str], services: Sequence[str], ask: Ask) -> Verdict:
     for name, known in sorted(found.items()):
         lines += [f"{name}: {one}" for one in sorted(known)]
     if found:
-        return Verdict(FOUND, [*lines, f"{len(found)} packages have known vulnerabilities."])
+        return Verdict(FOUND, [*lines, f"{len(found)} packages have known vulnerabilities. {_UPGRADE}"])
     if silent or not told:
-        return Verdict(NOT_ASKED, [*lines, "Not all could be asked about: of those this says nothing, good or bad."])
+        return Verdict(NOT_ASKED, [*lines, f"Not all could be asked about: of those this says nothing. {_ELSEWHERE}"])
     return Verdict(CLEAR, [*lines, f"{len(told)} packages were asked about; nothing is known against them."])
 
 
