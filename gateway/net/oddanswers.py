@@ -139,12 +139,14 @@ class OddChunks:
     def __init__(self, max_line_bytes: int) -> None:
         """``max_line_bytes``: of a line that has ended; whoever feeds one without end must see to that."""
         self.ended = False
+        self.seen = 0
+        """Chunks so far."""
         self._max_line_bytes = max_line_bytes
         self._line = b""  # the beginning of a line of which the end has not come
         self._left = 0  # bytes of this chunk's data that have not come
         self._in_data = False  # or at the line end behind it
         self._in_trailer = False
-        self._small = 0  # chunks so far
+        self._small = 0  # of these
 
     def feed(self, data: bytes) -> list[memoryview]:
         """Return the parts of the body in ``data``. Raises HttpParserError where nobody could read it.
@@ -206,6 +208,7 @@ class OddChunks:
             self._count(self._left)
 
     def _count(self, size: int) -> None:
+        self.seen += 1
         if size < _SMALL:
             self._small += 1
             if self._small > _MOST_SMALL:

@@ -237,6 +237,72 @@ async def test_what_is_bounded_is_bounded_within_one_read(before: bytes) -> None
         await answer()
 
 
+async def _asked() -> tuple[Connection, Mock]:
+    """Return a connection whose answer in chunks has begun, and its transport."""
+    connection, transport = Connection(lambda _: None), Mock(asyncio.Transport)
+    transport.get_write_buffer_size.return_value = 0
+    connection.connection_made(transport)
+    asking = asyncio.create_task(connection.ask(b"", no_body=False))
+    await asyncio.sleep(0)
+    connection.data_received(OK + CHUNKED + b"\r\n")
+    await asking
+    return connection, transport
+
+
+async def _body(connection: Connection) -> bytes:
+    parts = []
+    while part := await connection.read():
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\n%d\r\n", b"10\r\n%d" + b"x" * 15 + b"\r\n", b"1 ;a\n%d\n"])
+async def test_one_read_of_many_chunks_holds_up_nobody(chunk: bytes) -> None:
+    """What one read brings of small chunks is parsed in many turns, in order, and no more is read before."""
+    parts = [chunk % (number % 10) for number in range(6000)]
+    connection, transport = await _asked()
+    connection.data_received(b"".join(parts[:3000]))
+    assert [call[0] for call in transport.method_calls].count("pause_reading") == 1
+    connection.data_received(b"".join([*parts[3000:], b"0\r\n\r\n"]))  # what TLS had decrypted by then
+    assert not connection.usable
+    reading, turns = asyncio.create_task(_body(connection)), 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 5
+    assert reading.result().translate(None, b"x") == b"".join(b"%d" % (number % 10) for number in range(6000))
+    assert transport.method_calls[-1][0] == "resume_reading"
+
+
+async def test_large_chunks_are_parsed_as_they_come() -> None:
+    """What is large of a body in chunks waits for no turns of the loop: most of these are read by nobody else."""
+    connection, transport = await _asked()
+    connection.data_received(b"8000\r\n%b\r\n" % bytes(0x8000) + b"0\r\n\r\n")
+    transport.pause_reading.assert_not_called()
+    assert await _body(connection) == bytes(0x8000)
+    assert connection.usable
+
+
+async def test_an_answer_that_has_come_is_whole_though_its_connection_ends() -> None:
+    """An end of the connection while many chunks wait to be parsed takes none of them away."""
+    connection, _ = await _asked()
+    connection.data_received(b"1\r\nx\r\n" * 6000 + b"0\r\n\r\n")
+    connection.connection_lost(None)
+    assert await _body(connection) == b"x" * 6000
+
+
+async def test_a_closed_connection_parses_nothing_more() -> None:
+    """Who gives up an answer of many chunks pays for none that has come and was not parsed."""
+    connection, transport = await _asked()
+    connection.data_received(b"1\r\nx\r\n" * 6000)
+    connection.close()
+    transport.resume_reading.reset_mock()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(connection._chunks) < 3000
+    transport.resume_reading.assert_not_called()
+
+
 @pytest.mark.parametrize(
     "answer",
     [
