@@ -1,6 +1,6 @@
 # make image                  builds HEAD with buildah: the same commit gives the same layers
 # docker build -t webhook-bridging-gateway .
-# docker run --read-only -v gateway:/data -p 8080:8080 -e GATEWAY_TOKEN=… -e GATEWAY_UPSTREAM_API_KEY=… webhook-bridging-gateway
+# docker run --read-only --stop-timeout 30 -v gateway:/data -p 8080:8080 -e GATEWAY_TOKEN=… -e GATEWAY_UPSTREAM_API_KEY=… webhook-bridging-gateway
 
 # Any other base needs Python 3.11 or newer with ensurepip: Debian's python3 and python3-venv will do.
 ARG BASE=docker.io/library/python:3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b

@@ -75,6 +75,7 @@ BLOCKS = {
     ("replicas", "pip install '.[ed25519,postgres]'"): HERE,
     ("replicas", 'printf %s "$(gateway make-secret)"'): HERE,
     ("replicas", "mkdir secrets"): HERE,
+    ("replicas", "scrape_configs:"): "tests/integration/alarms/test_alerts.py",
     ("telemetry", "export OTEL_EXPORTER_OTLP_ENDPOINT"): HERE,
     ("upstreams", "[upstreams.runway]"): HERE,
     ("upstreams", 'name = "piapi"'): "tests/unit/config/test_profile_format.py",

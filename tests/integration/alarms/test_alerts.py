@@ -11,7 +11,9 @@ from tests.alarms import promtool
 from tests.alarms.faults import FAULTS
 from tests.alarms.files import RULES, queries
 from tests.alarms.play import play_day, play_fault
-from tests.alarms.table import ALERTS
+from tests.alarms.table import ALERTS, JOB
+from tests.kustomized import KUBERNETES
+from tests.manifests import REPLICAS, documents, only
 from tests.manual import ROOT, page
 
 SHORT_S = 9.5 * 3600  # a night with an upgrade, and a morning with an outage
@@ -37,6 +39,28 @@ def test_the_manual_s_configuration_finds_them(tmp_path: Path) -> None:
     subprocess.run(["sh", "-c", command], check=True, cwd=tmp_path)
     assert "https://gateway.example/manual/alerts#gatewaydown" in (tmp_path / RULES.name).read_text("utf-8")
     assert promtool.check_config(tmp_path / "prometheus.yml") == ""
+
+
+def test_the_manual_s_configuration_for_replicas(tmp_path: Path) -> None:
+    """It keeps pods by a label and a port of the manifests, in the rules' job; Prometheus takes it.
+
+    But for how pods are found, which Debian's is built without.
+    """
+    (config,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", page("replicas"), re.DOTALL)
+    found = "kubernetes_sd_configs: [{role: pod}]"
+    assert found in config
+    (tmp_path / "prometheus.yml").write_text(config.replace(found, "static_configs: []"))
+    assert promtool.check_config(tmp_path / "prometheus.yml") == ""
+    (scrape,) = documents(config)[0]["scrape_configs"]
+    by_label, by_port = scrape["relabel_configs"]
+    (label,) = by_label["source_labels"]
+    for path in (REPLICAS, KUBERNETES / "base" / "gateway.yaml"):
+        pod = only(path.read_text("utf-8"), "Deployment")["spec"]["template"]
+        named = {re.sub(r"\W", "_", name): value for name, value in pod["metadata"]["labels"].items()}
+        assert named[label.removeprefix("__meta_kubernetes_pod_label_")] == by_label["regex"]
+        (container,) = pod["spec"]["containers"]
+        assert [port["name"] for port in container["ports"]] == [by_port["regex"]]
+    assert f'job="{scrape["job_name"]}"' == JOB
 
 
 def test_the_dashboard_s_queries_can_be_read(tmp_path: Path) -> None:

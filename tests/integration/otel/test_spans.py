@@ -43,7 +43,8 @@ class World:
     def __init__(self) -> None:
         self.collector, self.receiver = Collector(), Answers()
         self.gateway: Running
-        self.url = self.collector_url = ""
+        self.url = self.collector_url = self.upstream_url = ""
+        self.environ: dict[str, str] = {}
 
     async def registered(self, task_id: str, **headers: str) -> Any:
         asked = {"taskId": task_id, "callbackUrl": f"{self.url}/hooks/s3cret-path?token=s3cret-query"}
@@ -63,13 +64,13 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
         async def make(**environ: str) -> World:
             world = World()
             simulator = SimulatedUpstream(SystemClock(), plans=Plan(duration_s=0.2))
-            upstream = await stack.enter_async_context(serve_simulator(simulator))
+            world.upstream_url = await stack.enter_async_context(serve_simulator(simulator))
             world.url = await stack.enter_async_context(serve_asgi(world.receiver))
             world.collector_url = await stack.enter_async_context(serve_asgi(world.collector))
-            environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": world.collector_url, **QUICK, **environ}
+            world.environ = environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": world.collector_url, **QUICK, **environ}
             for name, value in environ.items():
                 monkeypatch.setenv(name, value)  # where the SDK looks
-            world.gateway = await stack.enter_async_context(running(tmp_path, upstream, **environ))
+            world.gateway = await stack.enter_async_context(running(tmp_path, world.upstream_url, **environ))
             return world
 
         yield make
@@ -224,6 +225,26 @@ async def test_a_redelivery_stays_in_the_registrations_trace(start: Any) -> None
     assert asked.trace_id == "5" * 32
     assert {(one.trace_id, one.parent_id) for one in attempts} == {(TRACE, request.span_id)}
     assert [one.attributes["gateway.attempt.number"] for one in attempts] == [1, 2]
+
+
+async def test_whoever_takes_over_goes_on_with_the_trace(start: Any, tmp_path: Path) -> None:
+    """It is kept in the database: polls and attempts of another process are below the request of the first."""
+    world = await start()
+    callback = await world.registered("sim-success-1000-a", **PARENT)
+    (request,) = await world.spans("POST /v1/callbacks")
+    await world.gateway.gateway.drain()
+    await world.gateway.gateway.close()
+    async with running(tmp_path, world.upstream_url, **world.environ) as another:
+        await another.delivered(callback["id"])
+        (attempt,) = await world.spans("POST")
+    instance = attempt.resource["service.instance.id"]
+    assert instance != request.resource["service.instance.id"]
+    assert (attempt.trace_id, attempt.parent_id) == (TRACE, request.span_id)
+    polls = [
+        one for one in world.collector.spans if one.kind == "client" and one.resource["service.instance.id"] == instance
+    ]
+    assert {(one.trace_id, one.parent_id) for one in polls} == {(TRACE, request.span_id)}
+    assert len(polls) >= 2
 
 
 async def test_a_poll_for_several_links_to_the_others(start: Any) -> None:
