@@ -47,8 +47,8 @@ def checked(environ: Mapping[str, str], clock: Clock) -> Exported:
     said: list[str] = []
     made = _made(found, environ, clock, "", said.append)
     if isinstance(made, str):
-        return Exported(traces=False, metrics=False, problems=(*found.problems, *said, made))
-    return found._replace(problems=(*found.problems, *said))
+        return Exported(traces=False, metrics=False, problems=(*found.problems, *dict.fromkeys(said), made))
+    return found._replace(problems=(*found.problems, *dict.fromkeys(said)))
 
 
 def exporting(environ: Mapping[str, str], clock: Clock, instance: str) -> "Exporting | None":

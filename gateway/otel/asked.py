@@ -56,4 +56,8 @@ def _signal(environ: Mapping[str, str], name: str, problems: list[str]) -> bool:
             f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL={_SPOKEN}."
         )
         return False
+    variable = next((one for one in (f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT", _ENDPOINT) if environ.get(one)), None)
+    if variable is not None and not environ[variable].strip().lower().startswith(("http://", "https://")):
+        problems.append(f"{variable}: a collector's URL begins with http:// or https://, so nothing is exported.")
+        return False
     return True

@@ -46,3 +46,15 @@ def test_what_cannot_be_done_is_said() -> None:
     assert other.problems == (
         "OTEL_METRICS_EXPORTER: the gateway exports by otlp alone, so nothing is exported of these.",
     )
+
+
+def test_a_collector_without_a_scheme_is_said() -> None:
+    """Nothing could be sent there, which only the log of each export would tell; what is named is not shown."""
+    at = asked({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318/canary"})
+    (problem,) = at.problems
+    assert not at.any
+    assert problem.startswith("OTEL_EXPORTER_OTLP_ENDPOINT: a collector's URL begins with http:// or https://")
+    assert "canary" not in problem
+    one = asked(AT | {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "collector:4318/v1/metrics"})
+    assert (one.traces, one.metrics, len(one.problems)) == (True, False, 1)
+    assert asked({"OTEL_EXPORTER_OTLP_ENDPOINT": " HTTPS://collector"}).any
