@@ -38,6 +38,8 @@ _PRIVATE = re.compile(r"(?<=with url: )\S+|(?<=Invalid URL ')[^']+|(?<=were foun
 _MOST_WORDS = 500
 _LAST_WORDS_S = 0.5
 """So long the end waits at least, where the drain's time is used up."""
+_LONGEST_S = 3.0
+"""So long it waits at most: whoever replaces it may wait for its database, and the collector may be gone."""
 
 
 class Exporting:
@@ -90,7 +92,10 @@ class Exporting:
             await _beside(partial(exporter.export, data))
 
     async def stop(self, limit_s: float) -> None:
-        """Send what is left, for ``limit_s`` seconds or half a second; then let it go. Again, it does nothing."""
+        """Send what is left, for ``limit_s`` seconds, half a second at least and three at most; then let it go.
+
+        Again, it does nothing.
+        """
         task, self._task = self._task, None
         provider, self._provider = self._provider, None
         ends: list[asyncio.Future[None]] = []
@@ -101,7 +106,7 @@ class Exporting:
             ends.append(asyncio.ensure_future(self._export(self._metrics)))
         if not ends:
             return
-        _, late = await asyncio.wait(ends, timeout=max(limit_s, _LAST_WORDS_S))
+        _, late = await asyncio.wait(ends, timeout=min(max(limit_s, _LAST_WORDS_S), _LONGEST_S))
         for one in late:
             one.cancel()
         for exporter in (self._spans, self._metrics) if late else ():
