@@ -291,7 +291,7 @@ class _OneLead:
 
     def end_if_over(self) -> None:
         """Notice that the time is over: it may have been so in the midst of anything."""
-        if self.leads and not self.lease.lasts:
+        if not self.lease.lasts:
             self._end()
 
     def _end(self) -> None:

@@ -87,7 +87,11 @@ class Round:
         self.clock = VirtualClock()
         self.others = Others()
         self.pollers = {upstream: Poller(self.clock) for upstream in upstreams}
-        self.loop = Leading(cast(Housekeeping, self.others), self.clock, Metrics(), self.pollers)
+        self._metrics = Metrics()
+        self.loop = Leading(cast(Housekeeping, self.others), self.clock, self._metrics, self.pollers)
+
+    def shown(self, upstream: str) -> float | None:
+        return self._metrics.registry.get_sample_value("gateway_leading", {"upstream": upstream})
 
     @property
     def led(self) -> str:
@@ -242,6 +246,7 @@ def test_a_renewal_tells_whether_it_is_still_this_replicas(epoch: int | None, to
         await its.at(2)
         assert its.pollers["x"].told == told
         assert its.led == ("x" if epoch else "")
+        assert its.shown("x") == bool(epoch)
 
     run_virtual(main())
 
