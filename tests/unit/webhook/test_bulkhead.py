@@ -656,3 +656,15 @@ def test_a_lane_that_is_full_is_paused_as_well() -> None:
     assert bulkhead.shares(8) == []
     bulkhead.pause(frozenset())
     assert [share.lane for share in bulkhead.shares(8)] == [A]
+
+
+def test_a_circuit_is_open_after_five_failures_in_a_row() -> None:
+    """Until an attempt succeeds; what says nothing of the receiver is none."""
+    bulkhead = Bulkhead(256)
+    well(bulkhead, lane("b"))
+    for failures in range(1, 7):
+        end_one(bulkhead, lane("a"), delivered=False)
+        end_one(bulkhead, lane("a"), delivered=None)
+        assert bulkhead.probed() == ([lane("a")] if failures >= 5 else [])
+    well(bulkhead, lane("a"))
+    assert bulkhead.probed() == []

@@ -72,12 +72,30 @@ def test_a_rate_holds_and_says_when_it_ends() -> None:
     table.now_s = 103.0
     table.bulkhead.ended(fill(table.bulkhead, A)[0], delivered=True)
     assert fill(table.bulkhead, A) == []
+    assert table.bulkhead.next_turn_s is None, "nobody waits for it"
     assert table.shared(A) == {}
     assert table.bulkhead.next_turn_s == pytest.approx(7.0)
     table.now_s = 109.9
     assert table.shared() == {}
     table.now_s = 110.0
     assert table.shared() == {A: 1}
+
+
+@pytest.mark.parametrize(("window_s", "turn_s"), [(0.5, 0.5), (10.0, 1.0)])
+def test_the_next_turn_is_the_limits_or_that_of_an_attempt_that_is_no_newcomers_any_more(
+    window_s: float, turn_s: float
+) -> None:
+    """Whichever comes first, where lanes wait for both; one alone where the limit waits for an end."""
+    table = Table(rate=(RateWindow(1, window_s),))
+    well(table.bulkhead, A)
+    assert table.shared(A) == {}
+    assert len(fill(table.bulkhead, B)) >= 1  # each takes long for a newcomer after a second
+    assert table.bulkhead.next_turn_s == pytest.approx(turn_s)
+    table.usage.begin()
+    table.now_s += 10.0
+    table.usage.begin()
+    table.bulkhead.at(table.now_s - 9.5)
+    assert table.bulkhead.next_turn_s == pytest.approx(0.5)
 
 
 def test_a_rate_with_all_of_it_in_flight_waits_for_an_end() -> None:
@@ -134,3 +152,6 @@ def test_without_a_table_nothing_is_asked() -> None:
     limits = ReceiverLimits(lambda: 1 / 0, lambda url: Usage(1, None, None))
     bulkhead = Bulkhead(256, limits=limits)
     assert len(fill(bulkhead, A)) > 1
+    bulkhead.wait(A)
+    assert bulkhead.shares(256) == []
+    assert bulkhead.next_turn_s == pytest.approx(1.0)
