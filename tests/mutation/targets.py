@@ -82,6 +82,8 @@ TESTS = (
     "tests/unit/loops/test_leading.py",
     "tests/unit/loops/test_leading_rounds.py",
     "tests/unit/loops/test_operator_events.py",
+    "tests/unit/loops/test_pollresults.py",
+    "tests/unit/webhook/test_limits.py",
     "tests/unit/store/test_events_swap.py",
     "tests/unit/loops/test_endings.py",
     "tests/unit/loops/test_clocksteps.py",
