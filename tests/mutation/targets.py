@@ -231,6 +231,19 @@ EQUIVALENT = (
             ("await asyncio.sleep(0.02)", "await asyncio.sleep(0.04)", "a moment sooner or later"),
         )
     ),
+    *(
+        Equivalent("gateway/loops/pollresults.py", was, now, "history has tenths of a second")
+        for was, now in (
+            (
+                "next_ms, why = (0, Why.ENDED) if planned is None else (planned.at - asked.at, planned.why)",
+                "next_ms, why = (1, Why.ENDED) if planned is None else (planned.at - asked.at, planned.why)",
+            ),
+            (
+                'return pollhistory.written(0, "registered", claim.due_at - since, Why.FIRST) + one',
+                'return pollhistory.written(1, "registered", claim.due_at - since, Why.FIRST) + one',
+            ),
+        )
+    ),
     Equivalent(
         "gateway/loops/happenings.py",
         "took, failing.took = failing.took or set(), set()",

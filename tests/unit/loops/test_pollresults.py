@@ -46,6 +46,7 @@ class Heard:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.newest = True
+        self.next_ms = 5000
         self.unknown = self.denied = self.rare = False
 
     # The timetable.
@@ -58,7 +59,7 @@ class Heard:
 
     def running(self, claim: DueTask, model: str | None, began_at: int, now: int) -> Planned:
         self.calls.append(("running", model, began_at))
-        return Planned(now + 5000, Why.LEARNED)
+        return Planned(now + self.next_ms, Why.LEARNED)
 
     def failed_poll_at(
         self, failures: int, retry_after_s: float | None, now: int, *, costly: bool, seldom: bool
@@ -187,6 +188,13 @@ async def test_a_running_task_is_left_alone_for_as_long_as_the_upstream_asks(
     one = Answered()
     assert await one.store(AGAIN, msgspec.structs.replace(RUNNING, retry_after_s=retry_after_s)) == NOW + next_ms
     assert history(one.rescheduled[0].told) == [PastPoll(49_800, "running", (next_ms + 200) // 100 * 100, why, 0)]
+
+
+async def test_a_task_that_may_be_asked_about_at_once_is() -> None:
+    """Where the upstream asks for nothing else."""
+    one = Answered()
+    one.heard.next_ms = 0
+    assert await one.store(AGAIN, RUNNING) == NOW
 
 
 @pytest.mark.parametrize(("newest", "record"), [(True, b"{}"), (False, None)])
