@@ -125,7 +125,7 @@ class DueTasks:
 
     async def waiting(self, upstream: str, now: int) -> tuple[list[DueGroup], int | None]:
         self._engine.require()
-        groups = self._groups[upstream] if self.leads(upstream) else {}
+        groups = self._groups[upstream]  # none where another process leads
         due: list[DueGroup] = []
         next_due_at = None
         for watchers, group in list(groups.items()):

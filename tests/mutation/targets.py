@@ -284,6 +284,12 @@ EQUIVALENT = (
             (f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:", f"if {_HEAP} > 3 * len(self._at) + _OUT_OF_DATE:"),
         )
     ),
+    Equivalent(
+        _DUETASKS,
+        '_ALWAYS: Lead = ("", 0) # no other process can',
+        '_ALWAYS: Lead = ("", 1) # no other process can',
+        "that it is one and the same counts",
+    ),
     Equivalent(_DUETASKS, "group.note(0)", "group.note(1)", "long ago"),
     Equivalent(
         _DUETASKS,

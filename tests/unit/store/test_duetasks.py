@@ -164,4 +164,6 @@ async def test_a_change_is_told_to_whoever_leads() -> None:
     tasks.tell("b", "ann", 2)
     tasks.tell("c", "ann", 2)
     assert await known(tasks) == {"b": [DueGroup("ann", 2, 0)]}
+    await tasks.gained("c", 8)
+    assert (await known(tasks))["c"] == of("c"), "it is found in the database once it leads"
     assert engine.told == [("b", "ann", 2), ("c", "ann", 2)]
