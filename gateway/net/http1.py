@@ -14,7 +14,7 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable
-from typing import cast
+from typing import ClassVar, cast
 
 import httptools
 
@@ -29,6 +29,7 @@ _MAX_HEADERS = 1000  # each costs more than a hundred bytes of memory, however s
 _STEP = 8 * 1024  # bytes that are parsed before the bounds are looked at: one read may bring thirty times as many
 _CHUNKED_STEP = 2 * 1024  # … of a body in chunks, in which these may be a third of it
 _CHUNKS_A_TURN = 256  # after so many others have their turn: half a millisecond, and one read may bring thousands
+_MOST_BEHIND = 32  # connections of which something waits for that: a read is a quarter of a megabyte
 _MAX_BUFFERED = 64 * 1024  # bytes of a body that nobody has read yet, above which the peer is not read from
 _SWITCHING = 101
 _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the LF of the first line
@@ -36,6 +37,9 @@ _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the
 
 class Connection(asyncio.Protocol):
     """One connection; ``unusable`` is called where it ends, or its peer speaks unasked, between two requests."""
+
+    _behind: ClassVar[set["Connection"]] = set()
+    """Those of which something that has come is parsed in later turns."""
 
     def __init__(self, unusable: Callable[["Connection"], object]) -> None:
         self._unusable = unusable
@@ -126,6 +130,7 @@ class Connection(asyncio.Protocol):
         """Close at once; nothing is sent or read any more. Never waits."""
         self._keep_alive = False
         self._later.clear()
+        self._behind.discard(self)
         if self._transport is not None:
             # Not close(): with TLS that waits for the peer's last word, up to half a minute.
             self._transport.abort()
@@ -160,13 +165,17 @@ class Connection(asyncio.Protocol):
         quarter of a second.
         """
         before = self._chunks_seen
+        may_wait = self in self._behind or len(self._behind) < _MOST_BEHIND
         while self._later:
             self._take(self._later.popleft())
-            if self._chunks_seen - before >= _CHUNKS_A_TURN:
+            if may_wait and self._chunks_seen - before >= _CHUNKS_A_TURN:
                 break
         if self._later and self._transport is not None:
+            self._behind.add(self)
             self._transport.pause_reading()
             asyncio.get_running_loop().call_soon(self._go_on)
+        else:
+            self._behind.discard(self)
 
     def _go_on(self) -> None:
         if self._later:
@@ -263,6 +272,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         while self._later:
             self._take(self._later.popleft())
+        self._behind.discard(self)
         self._transport = None
         if self._asking and exc is None and self.status and not self._framed:
             self._asking = False  # the body that lasts until the connection ends has ended
