@@ -43,6 +43,8 @@ class Trouble(NamedTuple):
     reason: str
     stops_work: bool
     """Whether the gateway can take no new work for it: then it is not ready."""
+    detail: str | None = None
+    """What else the operator alone may see of it."""
 
 
 class Operations:

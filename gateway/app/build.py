@@ -133,7 +133,7 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
         store, watches, supervisor, leading, needs_all=settings.ready_upstreams == "all", receivers=receivers
     )
     if telling is not None:
-        readiness.events_fail = telling.fails
+        readiness.events_error = telling.error
 
     def in_force() -> Settings:
         return gateway.in_force
@@ -330,7 +330,7 @@ def _site(
             refuse_foreign=partial(refuse_web_pages, forms=True),
             ready=readiness.started.is_set,
             draining=readiness.draining,
-            troubles=lambda: [trouble.reason for trouble in readiness.troubles()],
+            troubles=lambda: [(trouble.reason, trouble.detail) for trouble in readiness.troubles()],
             backlog=api.backlog,
             counts=partial(facts.counts, shared.metrics, deliverer),
             upstreams=partial(facts.upstreams, watches, settings),

@@ -30,8 +30,8 @@ class Telling(NamedTuple):
 
     loop: Loop
     transport: PooledTransport
-    fails: Callable[[], bool]
-    """Whether what is told does not get through."""
+    error: Callable[[], str | None]
+    """Why what is told does not get through; None where it does."""
 
 
 def telling(
@@ -60,7 +60,7 @@ def telling(
         url=url,
         manual=f"{settings.url or settings.root_path}/manual",
     )
-    return Telling(loop, transport, lambda: loop.failing)
+    return Telling(loop, transport, lambda: loop.error)
 
 
 def _polls(watch: Watch) -> bool:

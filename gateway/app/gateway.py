@@ -131,8 +131,10 @@ class ReadyCheck:
         self._watches = watches
         self._leading = leading
         self._needs_all = needs_all
-        self.events_fail: Callable[[], bool] = bool
-        """Whether what the operator is to be told does not get through."""
+        self.events_error: Callable[[], str | None] = lambda: None
+        """Why what the operator is to be told does not get through; None where it does."""
+        self.export_fails: Callable[[], bool] = bool
+        """Whether spans or metrics do not get through to their collector."""
         self._receivers = receivers
 
     def troubles(self) -> list[Trouble]:
@@ -147,12 +149,14 @@ class ReadyCheck:
             full = ": its disk is full" if _FULL in why else ""
             found.append(Trouble(f"the store is failing{full}", stops_work=True))
         found.extend(self._of_upstreams())
-        if self._receivers is not None and self._receivers.failing_proxies:
-            found.append(Trouble("an egress proxy cannot be used", stops_work=False))
+        if self._receivers is not None and (proxies := self._receivers.failing_proxies):
+            found.append(Trouble("an egress proxy cannot be used", stops_work=False, detail=", ".join(proxies)))
         if (problem := self.supervisor.problem()) is not None:
             found.append(Trouble(problem, stops_work=True))
-        if self.events_fail():
-            found.append(Trouble("operator events do not get through", stops_work=False))
+        if (error := self.events_error()) is not None:
+            found.append(Trouble("operator events do not get through", stops_work=False, detail=error))
+        if self.export_fails():
+            found.append(Trouble("spans or metrics do not get through to their collector", stops_work=False))
         return found
 
     def _of_upstreams(self) -> Iterator[Trouble]:
@@ -216,6 +220,8 @@ class Gateway:
 
     def __post_init__(self) -> None:
         self.in_force = self.settings
+        if (exporting := self.exporting) is not None:
+            self.readiness.export_fails = lambda: exporting.failing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self.api.app

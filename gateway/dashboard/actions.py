@@ -22,12 +22,12 @@ from gateway.dashboard.parts import PageParts
 __all__ = ["NOTICES", "Actions"]
 
 NOTICES = {
-    "redelivered": "The webhook is due again, with a fresh attempt budget.",
-    "cancelled": "The callback is cancelled: nothing more is sent.",
-    "paused": "The receiver is paused: its webhooks wait, and none is lost. An attempt that is under way goes on.",
-    "resumed": "The receiver is resumed: what is due is sent, a few at first.",
+    "redelivered": "The webhook was made due again, with a fresh attempt budget.",
+    "cancelled": "The callback was cancelled: nothing more is sent.",
+    "paused": "The receiver was paused: its webhooks wait, and none is lost. An attempt that is under way goes on.",
+    "resumed": "The receiver was resumed: what is due is sent, a few at first.",
 }
-"""What a page says after an action, by what its query says."""
+"""What a page says after an action, by what its query says: in the past tense, as the page goes on."""
 
 
 class Dead(NamedTuple):

@@ -48,6 +48,7 @@ MEANINGS: Sequence[tuple[str, str]] = (
     (r"disk is full", "the-disk-is-full"),
     (r"^the store is failing|the database", "the-database-fails"),
     (r"^operator events do not get through$", "operator-events-do-not-get-through"),
+    (r"to their collector$", "the-collector-takes-nothing"),
     (r"keeps failing$|has made no progress for", "a-loop-fails"),
     (r"^it is (starting|shutting down)$", "it-starts-or-stops"),
     # What an attempt came to.

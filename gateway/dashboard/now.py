@@ -15,7 +15,7 @@ class Now:
         self._parts = parts
 
     async def show(self, asked: Asked) -> Shown:
-        parts, client = self._parts, asked.visitor.client
+        parts, client, everything = self._parts, asked.visitor.client, asked.visitor.sees_all
         backlog = await parts.backlog()
         receivers = [one for one in parts.receivers() if client is None or one.client == client]
         failing = [one for one in receivers if one.failures]
@@ -30,6 +30,6 @@ class Now:
                 "upstreams": parts.upstreams(),
                 "failing": failing[:_MOST],
                 "paused": [one for one in receivers if one.paused is not None][:_MOST],
-                "troubles": parts.troubles(),
+                "troubles": [(reason, detail if everything else None) for reason, detail in parts.troubles()],
             },
         )

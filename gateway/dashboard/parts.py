@@ -39,8 +39,8 @@ class PageParts(NamedTuple):
     """Whether the store is open."""
     draining: asyncio.Event
     """Set once nothing may be held any more."""
-    troubles: Callable[[], Sequence[str]]
-    """What is wrong, in words for everybody to see."""
+    troubles: Callable[[], Sequence[tuple[str, str | None]]]
+    """What is wrong, in words for everybody to see; and what else the operator may see of it."""
     backlog: Callable[[], Awaitable[Backlog | None]]
     """What waits now, or a moment ago; None where it cannot be counted."""
     counts: Callable[[], Counts]

@@ -71,8 +71,8 @@ class OperatorEvents:
         self._dropped = 0
         for result in ("sent", "retry", "failed", "dropped"):
             metrics.events.labels(result)  # stands at 0 from the start
-        self.failing = False
-        """Whether the last attempt failed, on any replica."""
+        self.error: str | None = None
+        """Why the last attempt failed, on whichever replica; None where it did not."""
 
     async def run_once(self) -> float:
         """Note what has happened, begin to send what is due; return the seconds until it is time again."""
@@ -93,9 +93,9 @@ class OperatorEvents:
         await self._in_flight.drain(timeout_s)
 
     def _show(self, ledger: Ledger) -> None:
-        self.failing = ledger.error is not None
+        self.error = ledger.error
         self._metrics.events_waiting.set(len(ledger.waiting))
-        self._metrics.events_failing.set(self.failing)
+        self._metrics.events_failing.set(self.error is not None)
         if (dropped := self._events.dropped - self._dropped) > 0:
             self._dropped += dropped
             self._metrics.events.labels("dropped").inc(dropped)

@@ -6,6 +6,7 @@ and an upstream. Raised by ``transport``, ``http1`` and ``oddanswers``; told by 
 
 import asyncio
 import errno
+import os
 import resource
 import socket
 import ssl
@@ -106,4 +107,6 @@ def _words(cause: Exception) -> str:
     if isinstance(cause, OSError) and cause.errno == errno.EMFILE:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"{cause.strerror}: this process may have {limit:,} (ulimit -n)"
+    if isinstance(cause, OSError) and cause.errno and (cause.strerror or "").startswith("Connect call failed"):
+        return os.strerror(cause.errno)  # asyncio has the address there, as a tuple
     return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__

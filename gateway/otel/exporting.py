@@ -8,16 +8,18 @@ import asyncio
 import logging
 import re
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import structlog
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from prometheus_client import Metric
 
 from gateway import __version__
@@ -42,6 +44,30 @@ _LONGEST_S = 3.0
 """So long it waits at most: whoever replaces it may wait for its database, and the collector may be gone."""
 
 
+class _SpanExporter(OTLPSpanExporter):
+    """The SDK's, which knows whether the last ones got through."""
+
+    failed = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = super().export(spans)
+        self.failed = result is not SpanExportResult.SUCCESS
+        return result
+
+
+class _MetricExporter(OTLPMetricExporter):
+    """The SDK's, which knows whether the last ones got through."""
+
+    failed = False
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        result = super().export(metrics_data, timeout_millis, **kwargs)
+        self.failed = result is not MetricExportResult.SUCCESS
+        return result
+
+
 class Exporting:
     """The exporters of one gateway."""
 
@@ -57,17 +83,22 @@ class Exporting:
         self._since = clock.now()
         self._resource = _resource(instance)
         self._provider: TracerProvider | None = None
-        self._spans: OTLPSpanExporter | None = None
+        self._spans: _SpanExporter | None = None
         self.tracing: OtelTracing | None = None
         if asked.traces:
-            self._spans = OTLPSpanExporter()
+            self._spans = _SpanExporter()
             self._provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
             self._provider.add_span_processor(BatchSpanProcessor(self._spans))
             self.tracing = OtelTracing(self._provider)
-        self._metrics = OTLPMetricExporter() if asked.metrics else None
+        self._metrics = _MetricExporter() if asked.metrics else None
         self._interval_s = _interval_ms(environ) / 1000
         self._task: asyncio.Task[None] | None = None
         self._collect: Callable[[], Awaitable[Iterable[Metric]]] | None = None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the collector did not take what was sent to it last."""
+        return any(one is not None and one.failed for one in (self._spans, self._metrics))
 
     def start(self, collect: Callable[[], Awaitable[Iterable[Metric]]]) -> None:
         """Export the metrics from now on, again and again; ``collect`` brings them up to date and returns them."""

@@ -116,9 +116,9 @@ class Receivers:
         )
 
     @property
-    def failing_proxies(self) -> int:
-        """How many egress proxies could not be used when they were tried last."""
-        return sum(bool(proxy.failures) for proxy in self._proxies.values())
+    def failing_proxies(self) -> list[str]:
+        """Host and port of each egress proxy that could not be used when it was tried last."""
+        return [str(proxy) for proxy, health in self._proxies.items() if health.failures]
 
     def of(self, url: str) -> ReceiverTable | None:
         """Return the table that a URL's webhooks go by; None: there is nothing particular to them."""

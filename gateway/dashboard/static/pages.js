@@ -40,7 +40,8 @@
   const ahead = Date.now() - Number(document.body.dataset.now || Date.now());
   const tell = () => {
     for (const time of document.querySelectorAll("time[data-relative]")) {
-      const words = relative((Date.parse(time.dateTime) - Date.now() + ahead) / 1000);
+      const told = relative((Date.parse(time.dateTime) - Date.now() + ahead) / 1000);
+      const words = told.endsWith("ago") ? time.dataset.relative + told : told;
       if (time.textContent !== words) time.textContent = words;
     }
   };
@@ -51,20 +52,36 @@
     pause.textContent = { live: "Live · pause", paused: "Paused · go on", lost: "Not live" }[state];
     pause.dataset.state = state;
   };
+  // What came while somebody selects a text to copy waits for the end of that.
+  let held = null;
+  const selects = region => {
+    const selection = getSelection();
+    return selection !== null && !selection.isCollapsed && region.contains(selection.anchorNode);
+  };
   const fresh = event => {
     if (event.target !== stream) return; // it was closed meanwhile
     const region = document.querySelector("[data-live]");
     if (!region) return;
+    show("live");
+    held = event;
+    if (selects(region)) return;
+    held = null;
     const open = [...region.querySelectorAll("details")].map(one => one.open);
-    const focused = document.activeElement && region.contains(document.activeElement) ? place(region) : -1;
+    const focused = region.contains(document.activeElement) ? name(document.activeElement) : null;
     region.innerHTML = event.data;
     [...region.querySelectorAll("details")].forEach((one, at) => { one.open = Boolean(open[at]); });
-    if (focused >= 0) focusable(region)[focused]?.focus({ preventScroll: true });
+    if (focused !== null) focusable(region).find(one => name(one) === focused)?.focus({ preventScroll: true });
     tell();
-    show("live");
   };
+  document.addEventListener("selectionchange", () => {
+    if (held !== null) fresh(held);
+  });
   const focusable = region => [...region.querySelectorAll("a, button, summary, [tabindex]")];
-  const place = region => focusable(region).indexOf(document.activeElement);
+  // What one is known by: never its place. Where one was that cancels there may now be one that redelivers.
+  const name = one => {
+    const row = one.closest("tr, li")?.querySelector("a, h3")?.innerText;
+    return [row, one.tagName, one.getAttribute("aria-label") ?? one.innerText].join(" ");
+  };
 
   // A browser has six connections to a server, and each page that is followed keeps one: they are so few that another
   // page can still be loaded. Without locks, as by plain http from elsewhere, nobody counts.
@@ -87,7 +104,7 @@
     if (leave) leave();
     leave = null;
     if (stream) stream.close();
-    stream = null;
+    stream = held = null;
   };
   const follow = async () => {
     close();

@@ -119,7 +119,7 @@ async def test_a_failing_receiver_is_told_of_with_what_it_said(world: World) -> 
     world.hooks.answer = 204, ""
     answer = await world.visitor.post(f"{page}/redeliver", page)
     assert answer.headers["location"] == f"{page}?done=redelivered"
-    assert "The webhook is due again" in await world.visitor.page(answer.headers["location"])
+    assert "The webhook was made due again" in await world.visitor.page(answer.headers["location"])
     await world.shows(page, "it was delivered")
 
 
@@ -162,7 +162,7 @@ async def test_all_that_died_are_redelivered_at_once(world: World) -> None:
     late = await world.registered("sim-success-0-late", world.hooks_url)
     answer = await world.visitor.http.post("/dashboard/redeliver", data=fields)
     assert answer.headers["location"] == "/dashboard/redeliver?done=3"
-    assert "3 webhooks are due again" in await world.visitor.page("/dashboard/redeliver?done=3")
+    assert "3 webhooks were made due again" in await world.visitor.page("/dashboard/redeliver?done=3")
     for callback_id in (*made, late):
         await world.delivered(callback_id)
 
@@ -206,7 +206,7 @@ async def test_a_paused_receiver_gets_nothing_until_it_is_resumed(tmp_path: Path
         answer = await world.visitor.post("/dashboard/receivers/pause", "/dashboard/receivers", receiver=receiver)
         assert answer.headers["location"] == "/dashboard/receivers?done=paused"
         text = await world.visitor.page("/dashboard/receivers?done=paused")
-        assert "The receiver is paused: its webhooks wait" in text
+        assert "The receiver was paused: its webhooks wait" in text
         assert f"{receiver} paused by default" in text
         assert f"Receivers that are paused {receiver} , by default" in await world.visitor.page("/")
         assert "gateway_receivers_paused 1.0" in (await world.client.get("/metrics")).text

@@ -4,7 +4,7 @@ import asyncio
 import html
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class Trouble:
         self.status = 204
         self.waits_s = 0.0
         self.verifies = False
+        self.meanwhile: asyncio.Task[None] | None = None
+        """What goes on while somebody looks."""
 
     async def hook(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
@@ -162,12 +164,55 @@ async def full_disk(trouble: Trouble) -> None:
         while (await trouble.run.register("t", trouble.hooks_url, metadata=metadata)).status_code != 503:
             metadata = {"note": "y" * 7000, **metadata}
 
+    async def again() -> None:
+        """Have a client go on trying: a write that is small enough may still find room, and then all seems well."""
+        while True:
+            await trouble.run.register("t", trouble.hooks_url, metadata=metadata)
+
+    trouble.meanwhile = asyncio.create_task(again(), name="a client that tries again")
+
+
+async def proxy_down(trouble: Trouble) -> None:
+    await trouble.registered()
+
+
+async def events_refused(trouble: Trouble) -> None:
+    trouble.status = 410
+    await trouble.registered()
+
+
+async def no_collector(trouble: Trouble) -> None:
+    await trouble.registered()
+
+
+NOBODY = "http://127.0.0.1:9"
+TABLES = f"""
+[[receivers]]
+match = "HOOKS"
+proxy = "{NOBODY}"
+"""
+SETTINGS: Mapping[Plant, Mapping[str, str]] = {
+    used_up_budget: {"GATEWAY_UPSTREAM_RATE": "2/60"},
+    proxy_down: {"GATEWAY_CONFIG": "gateway.toml"},
+    events_refused: {"GATEWAY_EVENTS_URL": f"{NOBODY}/events?key=secret"},
+    no_collector: {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": NOBODY,
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        "OTEL_METRIC_EXPORT_INTERVAL": "50",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+    },
+}
+"""What a trouble needs of them besides."""
+
 
 @pytest.fixture
 async def trouble(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> AsyncIterator[Trouble]:
-    budget = request.node.callspec.params["plant"] is used_up_budget
+    more = dict(SETTINGS.get(request.node.callspec.params["plant"], {}))
+    for name in more.keys() - {name for name in more if name.startswith("GATEWAY_")}:
+        monkeypatch.setenv(name, more[name])  # the SDK reads them itself
+    monkeypatch.chdir(tmp_path)
     clock = LeapingClock()
     upstream = SimulatedUpstream(SystemClock())
     made = Trouble(upstream, clock)
@@ -176,19 +221,26 @@ async def trouble(
         monkeypatch.setattr(build, "Resolver", partial(Resolver, nameservers=[names.address]))
         upstream_url = await stack.enter_async_context(serve_simulator(upstream))
         made.hooks_url = f"{await stack.enter_async_context(serve_asgi(made.hook))}/hooks"
+        (tmp_path / "gateway.toml").write_text(TABLES.replace("HOOKS", made.hooks_url))
         made.run = await stack.enter_async_context(
             running(
                 tmp_path,
                 upstream_url,
                 clock,
-                GATEWAY_CALLBACK_ALLOW="127.0.0.1,dead.test",
-                GATEWAY_ATTEMPT_TIMEOUT_S="0.5",
-                GATEWAY_RETRY_SCHEDULE="0,3600",
-                GATEWAY_UPSTREAM_RATE="2/60" if budget else "1000/1",
+                **{
+                    "GATEWAY_CALLBACK_ALLOW": "127.0.0.1,dead.test",
+                    "GATEWAY_ATTEMPT_TIMEOUT_S": "0.5",
+                    "GATEWAY_RETRY_SCHEDULE": "0,3600",
+                    **more,
+                },
             )
         )
         made.visitor = await stack.enter_async_context(Visitor(str(made.run.client.base_url)))
         yield made
+        if made.meanwhile is not None:
+            made.meanwhile.cancel()
+            with suppress(asyncio.CancelledError):
+                await made.meanwhile
 
 
 Way = tuple[str, ...]
@@ -259,6 +311,25 @@ CALLBACK: Way = ("Callbacks", "cb_")
         (unreadable_answer, {NOW: "answers nonsense"}, "the-upstream-answers-nonsense", "GATEWAY_UPSTREAM_URL"),
         (failed_task, {CALLBACK: "It says '501: No cats'"}, "the-task-failed", "its words"),
         (full_disk, {NOW: "its disk is full"}, "the-disk-is-full", "df -h"),
+        (
+            proxy_down,
+            {NOW: "An egress proxy cannot be used: 127.0.0.1:9"}
+            | dict.fromkeys((OWED, CALLBACK), "could not be reached (Connection refused)"),
+            "the-egress-proxy-fails",
+            "reload",
+        ),
+        (
+            events_refused,
+            {NOW: "Operator events do not get through: 127.0.0.1:9 could not be reached (Connection refused)"},
+            "operator-events-do-not-get-through",
+            "GATEWAY_EVENTS_URL",
+        ),
+        (
+            no_collector,
+            {NOW: "Spans or metrics do not get through to their collector"},
+            "the-collector-takes-nothing",
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+        ),
     ],
 )
 async def test_a_trouble_is_found_and_explained(

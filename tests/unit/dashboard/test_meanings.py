@@ -128,6 +128,7 @@ def error(code: int) -> dict[str, Any]:
         ("no replica polls the upstream kie", "nobody-polls-the-task"),
         ("the deliverer keeps failing", "a-loop-fails"),
         ("the poller-kie has made no progress for 31 s", "a-loop-fails"),
+        ("spans or metrics do not get through to their collector", "the-collector-takes-nothing"),
         ("it is shutting down", "it-starts-or-stops"),
         ("the store is failing", "the-database-fails"),
         ("the store is failing: its disk is full", "the-disk-is-full"),
