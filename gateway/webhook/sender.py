@@ -5,6 +5,7 @@ choose what follows or open connections. Called by the deliverer; the transport 
 """
 
 import asyncio
+import re
 from collections.abc import Callable, Sequence
 from typing import Literal
 
@@ -72,6 +73,13 @@ _SENTENCES: dict[Reason, str] = {
     ),
     "blocked": "The callback URL cannot be read: register the callback again with a valid URL.",
 }
+
+_OF_US = re.compile(r" ALERT (.*CERTIFICATE|UNKNOWN CA|HANDSHAKE FAILURE|ACCESS DENIED)")
+"""What a receiver says that minds our certificate, or that there is none."""
+_REFUSES_US = (
+    "No secure connection to {where} ({why}): the receiver refuses it, most often as it wants a client certificate, "
+    "or another one. Whoever operates the gateway has it in client_cert_file of [[receivers]]."
+)
 
 # The dearest part of making a request.
 _parse_url: Callable[[str], httpx.URL] = cached_by_url(httpx.URL)
@@ -273,7 +281,8 @@ def _too_late(late: TimeoutError, url: str, timeout_s: float) -> tuple[Reason, s
 
 
 def _explained(reason: Reason, url: str, *, why: str = "", timeout_s: float = 0.0) -> str:
-    return _SENTENCES[reason].format(where=_where(url), why=why, timeout_s=timeout_s)
+    sentence = _REFUSES_US if reason == "tls" and _OF_US.search(why) else _SENTENCES[reason]
+    return sentence.format(where=_where(url), why=why, timeout_s=timeout_s)
 
 
 def _explain_status(status_code: int, where: str) -> str:

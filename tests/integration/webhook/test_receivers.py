@@ -153,6 +153,7 @@ async def test_a_certificate_of_its_own(sending: Any, raw_server: Any, read_requ
     refused = await sending(without).post(url)
     assert refused.status_code is None
     assert refused.reason in ("tls", "reset"), "TLS 1.3 tells it after the handshake"
+    assert ("client_cert_file" in refused.error) == (refused.reason == "tls")
 
 
 async def test_through_a_proxy(sending: Any, raw_server: Any, answering: Any, proxy: RunningProxy) -> None:

@@ -52,6 +52,15 @@ def test_why_there_is_no_answer(reason: Any, anchor: str) -> None:
     assert meaning(text) == meaning(f"Given up. It took 12 ms. {text}") == anchor
 
 
+@pytest.mark.parametrize("why", ["TLSV13 ALERT CERTIFICATE REQUIRED", "TLSV1 ALERT UNKNOWN CA"])
+def test_a_receiver_that_minds_our_certificate(why: str) -> None:
+    """It is not the receiver's that is to be looked at, and the same part says so."""
+    text = sender._explained("tls", "https://shop.example.com/x", why=why)
+    assert "check the receiver's certificate" not in text
+    assert "client_cert_file" in text
+    assert meaning(text) == "its-certificate-is-not-accepted"
+
+
 @pytest.mark.parametrize(
     ("status", "anchor"),
     [
