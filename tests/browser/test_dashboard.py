@@ -116,6 +116,23 @@ async def test_a_callback_is_found_and_followed_live(world: World) -> None:
     assert steps["out"] == "/dashboard/sign-in"
 
 
+async def test_who_reads_a_live_page_is_not_disturbed(world: World) -> None:
+    """Where Cancel was in focus it stays, and is not Redeliver then; a text that is selected waits to be copied."""
+    world.hooks.answer = 503, "busy"
+
+    def ends() -> None:
+        world.upstream.add_task("task-cat", Plan())
+
+    def answers() -> None:
+        world.hooks.answer = 204, ""
+
+    world.hooks.steps = [ends, answers]
+    world.upstream.add_task("task-cat", Plan(outcome="never"))
+    callback_id = await world.registered("task-cat", world.hooks_url)
+    steps = (await browse("hold", world.url, token=TOKEN, callback=callback_id, go=world.hooks_url))["steps"]
+    assert steps == {"focused": "Cancel", "kept": True}
+
+
 async def test_a_page_that_cannot_be_followed_is_followed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A browser gives up after an answer that is an error, as while the gateway starts: the page does not."""
 
@@ -154,14 +171,14 @@ async def test_what_died_is_redelivered_and_a_receiver_is_paused(world: World) -
     """One by its own button, the others at once after they were counted; then the receiver waits, and goes on."""
     first, *others = await world.died("cat", "dog", "cow")
     steps = (await browse("operate", world.url, token=TOKEN, dead=first, register=world.hooks_url))["steps"]
-    assert steps["told"] == "The webhook is due again, with a fresh attempt budget."
+    assert steps["told"] == "The webhook was made due again, with a fresh attempt budget."
     assert steps["one"] == "Nothing more: it was delivered"
     assert steps["again"] == ["Nothing more: it was delivered", 0, ""], "what was done is told once"
     assert steps["counted"] == "2 callbacks died then."
-    assert steps["all"] == "2 webhooks are due again, each with a fresh attempt budget."
+    assert steps["all"] == "2 webhooks were made due again, each with a fresh attempt budget."
     for callback_id in others:
         await world.delivered(callback_id)
-    assert steps["paused"].startswith("The receiver is paused")
+    assert steps["paused"].startswith("The receiver was paused")
     assert steps["waits"] == "Attempt 1 waits for its receiver to be resumed"
     assert steps["resumed"] == "Nothing more: it was delivered"
 

@@ -19,9 +19,12 @@ async function open(options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = (opened = await context.newPage());
   page.setDefaultTimeout(limit);
-  page.on("request", request => {
-    if (!request.url().startsWith(input.url)) told.elsewhere.push(request.url());
+  const origin = new URL(input.url).origin;
+  const ours = url => ["http:", "https:"].includes(new URL(url).protocol) && new URL(url).origin === origin;
+  context.on("request", request => { // of each of its pages, windows and workers
+    if (!ours(request.url())) told.elsewhere.push(request.url());
   });
+  page.on("websocket", socket => told.elsewhere.push(socket.url()));
   page.on("console", message => {
     if (["error", "warning"].includes(message.type())) told.said.push(message.text());
   });
@@ -109,6 +112,37 @@ const scenarios = {
     told.steps.out = new URL(page.url()).pathname;
   },
 
+  // What somebody is about to press stays in focus when another button comes before it, and what is selected stays there.
+  async hold() {
+    const page = await open();
+    await page.addInitScript(() => {
+      globalThis.came = 0;
+      const Own = EventSource;
+      globalThis.EventSource = class extends Own {
+        constructor(url) {
+          super(url);
+          this.addEventListener("fresh", () => globalThis.came++);
+        }
+      };
+    });
+    await signIn(page);
+    await page.goto(`${input.url}/dashboard/callbacks/${input.callback}`);
+    await page.getByRole("heading", { name: "Next poll" }).waitFor();
+    await page.getByRole("button", { name: "Cancel" }).focus();
+    await fetch(input.go, { method: "PUT" });
+    await page.getByRole("button", { name: "Redeliver" }).waitFor();
+    told.steps.focused = await page.evaluate(() => document.activeElement.innerText);
+    const before = await page.evaluate(() => {
+      getSelection().selectAllChildren(document.querySelector(".line"));
+      return { came: globalThis.came, selected: getSelection().toString() };
+    });
+    await fetch(input.go, { method: "PUT" });
+    await page.waitForFunction(({ came }) => globalThis.came > came, before);
+    told.steps.kept = (await page.evaluate(() => getSelection().toString())) === before.selected;
+    await page.evaluate(() => getSelection().removeAllRanges());
+    await page.getByText("Nothing more: it was delivered").waitFor();
+  },
+
   // A page that cannot be followed says so, and is followed as soon as it can be.
   async again() {
     const page = await open();
@@ -164,18 +198,13 @@ const scenarios = {
     told.steps.cancelled = await rowsOf(page, 1);
     await page.goBack();
     told.steps.back = await rowsOf(page, 50);
-    // The newest is there at once; for the oldest the search goes further back, a click at a time.
+    // The newest is there at once; for the oldest the search goes further back, without a click.
     for (const [name, number] of [["first", 9990], ["last", 3]]) {
       await page.getByRole("searchbox").fill(`orderId=${number}`);
       await page.keyboard.press("Enter");
       await page.waitForURL(new RegExp(`orderId%3D${number}`));
       const row = page.locator("tbody td.full:first-of-type, tbody td:nth-child(3)");
-      const further = page.getByRole("link", { name: "Look further back" });
-      await row.or(further).first().waitFor();
-      while (!(await row.count())) {
-        await further.click();
-        await page.waitForLoadState();
-      }
+      await row.first().waitFor();
       await rowsOf(page, 1);
       told.steps[name] = await row.allInnerTexts();
     }
@@ -261,6 +290,38 @@ const scenarios = {
       await picture(page, `${input.look}-${at}`);
       if (input.look !== "narrow") await checked(page, path); // it has the same elements
     }
+  },
+
+  // Pages before somebody is signed in, the form as few see it, and pages behind it; an error's page is one as well.
+  async tour() {
+    const page = await open(looks[input.look]);
+    const seen = (told.steps.seen = []);
+    const look = async (name, status = 200) => {
+      if (status >= 400) told.said = told.said.filter(text => !text.includes(`status of ${status}`));
+      told.said.push(...(await beyond(page)).map(what => `${name}: ${what}`));
+      await page.evaluate(() => document.querySelectorAll("main summary").forEach(one => one.click()));
+      await picture(page, `tour-${input.look}-${name.replace(/\W+/g, "-")}`);
+      await checked(page, name);
+      seen.push(name);
+    };
+    const all = async paths => {
+      for (const path of paths) await look(path, (await page.goto(input.url + path)).status());
+    };
+    if (input.before.length) {
+      await all(input.before);
+      await page.goto("about:blank");
+      await page.setContent(`<a href="${input.url}/dashboard/sign-in?again=1">From another site</a>`);
+      await page.getByRole("link").click();
+      await page.getByRole("link", { name: "Go on" }).waitFor();
+      await look("a link of another site");
+      await page.getByRole("link", { name: "Go on" }).click();
+      await page.getByLabel("Token").fill("wrong");
+      await page.keyboard.press("Enter");
+      await page.getByRole("alert").waitFor();
+      await look("a wrong token", 401);
+    }
+    await signIn(page);
+    await all(input.paths);
   },
 
   // The manual by keyboard alone: search from the first page, a further word without a load, and on to what was found.
