@@ -69,7 +69,7 @@ class World(Running):
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
+async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     hooks, upstream = Hooks(), SimulatedUpstream(SystemClock())
     async with (
         serve_simulator(upstream) as upstream_url,
@@ -79,7 +79,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             upstream_url,
             GATEWAY_TOKEN=TOKEN,
             GATEWAY_OPERATOR_TOKEN=OPERATOR,
-            GATEWAY_RETRY_SCHEDULE="0" + ",2" * 50,
+            GATEWAY_RETRY_SCHEDULE=getattr(request, "param", "0" + ",2" * 50),
         ) as run,
     ):
         made = World(run.gateway, run.client)
@@ -183,6 +183,7 @@ async def test_what_died_is_redelivered_and_a_receiver_is_paused(world: World) -
     assert steps["resumed"] == "Nothing more: it was delivered"
 
 
+@pytest.mark.parametrize("world", ["0,3600"], indirect=True, ids=["tried-once"])
 @pytest.mark.parametrize("look", ["light", "dark", "narrow"])
 async def test_what_others_write_is_never_more_than_text(world: World, look: str) -> None:
     """Sixty texts as prompt, model, metadata, URL and answer: no script, no markup, no link but to the web.
