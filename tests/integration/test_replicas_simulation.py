@@ -15,6 +15,7 @@ from tests.simulation.replicas.cluster import Cluster, serving
 from tests.simulation.replicas.defects import DEFECTS
 from tests.simulation.replicas.play import play
 from tests.simulation.replicas.scenario import (
+    RECEIVERS,
     WHO_LEADS,
     WHOEVER,
     Reader,
@@ -29,12 +30,19 @@ LONG_TASKS = (("success", 30.0),) * 6
 WISHES = tuple(Registration(3.0, task, 0, 60, 10.0) for task in range(6))
 READERS = tuple(Reader(3.0, task, 0.5, 20, creates=False) for task in range(6))
 HANGS = Trouble(0.0, "receiver", 0, seconds=20.0, mode="hang")
+GONE_ALL = tuple(Trouble(0.0, "receiver", number, seconds=20.0, mode="gone for good") for number in range(RECEIVERS))
+GONE = GONE_ALL[0]
+MANY = tuple(Registration(3.0, task, task % RECEIVERS, 60, 10.0) for task in range(18))
 CAUGHT: dict[str, Scenario] = {
     "no fence": Scenario(0, TASKS, WISHES, (), (HANGS, Trouble(3.0, "pause", WHOEVER, "attempt", 50.0))),
     "no epoch": Scenario(0, LONG_TASKS, WISHES, (), (Trouble(6.0, "pause", WHO_LEADS, "statement", 14.0),)),
     "a lease shorter than the attempt": Scenario(0, TASKS, WISHES, (), (HANGS,)),
     "a start after the lease": Scenario(0, TASKS, WISHES, (), (Trouble(3.0, "pause", WHOEVER, "claimed", 50.0),)),
     "a budget of its own": Scenario(0, LONG_TASKS, WISHES, READERS, ()),
+    "an event that is anybody's": Scenario(
+        0, TASKS, WISHES, (), (GONE, Trouble(0.0, "operator", seconds=9.0, mode="hang"))
+    ),
+    "an event that is overwritten": Scenario(0, TASKS * 3, MANY, (), GONE_ALL),
 }
 """By defect, a world that shows it, in one order of what happens at once or in another."""
 ORDERS = 5

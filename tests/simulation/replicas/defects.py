@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 from gateway.app import build
+from gateway.core.eventledger import Ledger, WaitingEvent
 from gateway.store import Store
 from gateway.store.engine import Lead, Work
 from gateway.store.postgres import deliversql, sql, webhookleases
@@ -75,10 +76,33 @@ def _own_budgets() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _anybodys_event() -> Iterator[None]:
+    """An event that one tells is another's to tell as well."""
+    claim = Ledger.claim
+
+    def unclaimed(ledger: Ledger, now: int, lease_ms: int) -> WaitingEvent | None:
+        return claim(ledger, now, 0)
+
+    with mock.patch.object(Ledger, "claim", unclaimed):
+        yield
+
+
+@contextmanager
+def _overwritten_events() -> Iterator[None]:
+    """What is to be told takes the place of what another has noted meanwhile."""
+    changed = sql.SWAP_META.replace("value = $3", "CAST($3 AS bytea) IS NOT NULL")
+    assert changed != sql.SWAP_META
+    with mock.patch.object(sql, "SWAP_META", changed):
+        yield
+
+
 DEFECTS: dict[str, Callable[[], Any]] = {
     "no fence": _no_fence,
     "no epoch": _no_epoch,
     "a lease shorter than the attempt": _short_lease,
     "a start after the lease": _late_start,
     "a budget of its own": _own_budgets,
+    "an event that is anybody's": _anybodys_event,
+    "an event that is overwritten": _overwritten_events,
 }

@@ -14,6 +14,7 @@ import httpx
 
 from tests.simulation.replicas.cluster import Change
 from tests.simulation.replicas.driver import Network
+from tests.simulation.replicas.eventlaws import EventLaws
 from tests.simulation.replicas.machines import Machine
 from tests.simulation.replicas.world import Asked, Attempt, World
 from tests.simulation.telling import Look
@@ -44,6 +45,8 @@ class Laws:
         self.looks = 0
         world.at_poll = lambda asked: self._hold(lambda: self._polled(asked))
         world.at_attempt = lambda attempt: self._hold(lambda: self._attempted(attempt))
+        self._events = EventLaws(world, self._excused)
+        world.at_event = lambda attempt: self._hold(lambda: self._events.attempted(attempt))
 
     def _hold(self, law: Callable[[], None]) -> None:
         self.looks += 1
@@ -134,6 +137,7 @@ class Laws:
         self._within_limits()
         self._world.paid.hold()
         self._owned(changes)
+        self._events.at_the_end(changes, rows)
 
     def _ended_well(self, row: Any, attempts: list[Attempt]) -> None:
         if row["state"] == "delivered":

@@ -15,6 +15,7 @@ import asyncpg
 import httpx
 
 from gateway.app import build as building
+from gateway.app import events as telling
 from gateway.app.gateway import Gateway
 from gateway.config.settings import Settings
 from gateway.core.errors import StoreError
@@ -156,6 +157,8 @@ def wired(world: World, network: Network, machines: list[Machine], rng: random.R
     with (
         mock.patch.object(building, "PooledTransport", net),
         mock.patch.object(proxied, "PooledTransport", net),
+        mock.patch.object(telling, "PooledTransport", net),
+        mock.patch.object(telling, "random", chance),
         mock.patch.object(building, "random", chance),
         mock.patch.object(asyncpg, "connect", network.connect),
         mock.patch("secrets.token_hex", lambda size: rng.randbytes(size).hex()),

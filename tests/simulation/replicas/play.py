@@ -20,7 +20,16 @@ from tests.simulation.replicas.driver import Network
 from tests.simulation.replicas.laws import WINDOWS, Laws
 from tests.simulation.replicas.loops import Time
 from tests.simulation.replicas.machines import Machine, wired
-from tests.simulation.replicas.scenario import LENGTH_S, REPLICAS, WHOEVER, Reader, Registration, Scenario, Trouble
+from tests.simulation.replicas.scenario import (
+    LENGTH_S,
+    OPERATOR,
+    REPLICAS,
+    WHOEVER,
+    Reader,
+    Registration,
+    Scenario,
+    Trouble,
+)
 from tests.simulation.replicas.world import Mood, World
 from tests.simulation.telling import progress_of
 
@@ -54,6 +63,7 @@ def _settings(url: str, *, honours: bool) -> Settings:
             "GATEWAY_RETRY_SCHEDULE": "1,5,20,60",
             "GATEWAY_ATTEMPT_TIMEOUT_S": "6",
             "GATEWAY_DRAIN_S": f"{DRAIN_S:g}",
+            "GATEWAY_EVENTS_URL": f"http://10.0.0.{OPERATOR}/events",
         }
     )
     if honours:
@@ -229,6 +239,8 @@ class _Run:
         until_s = self.time.now_s + trouble.seconds
         if trouble.kind == "upstream":
             self.world.upstream = Mood(trouble.mode, until_s)
+        elif trouble.kind == "operator":
+            self.world.operator = Mood(trouble.mode, until_s)
         elif trouble.kind == "receiver":
             self.world.receivers[trouble.replica] = Mood(trouble.mode, until_s)
         elif trouble.kind == "database":

@@ -7,6 +7,7 @@ __all__ = [
     "IN_THE_WAY",
     "LENGTH_S",
     "MOMENTS",
+    "OPERATOR",
     "RECEIVERS",
     "RECEIVER_MODES",
     "REPLICAS",
@@ -21,11 +22,13 @@ __all__ = [
 ]
 
 REPLICAS, RECEIVERS = 3, 3
+OPERATOR = 9
+"""Whoever is told of operator events: the number of the receiver."""
 LENGTH_S = 80.0
 """Within so many seconds everything begins; the run goes on until nothing is owed."""
 MOMENTS = ("at once", "at once", "attempt", "poll", "BEGIN", "statement", "COMMIT", "claimed")
 """When trouble begins: at once, or as its replica begins an attempt, a poll, a transaction, something in one, its
-commit, or that of a claim."""
+commit, or that of a claim. And ``event``: as anybody tells the operator."""
 WHOEVER, WHO_LEADS = -2, -1
 """In the place of a replica's number: the first that comes to that moment, and the one that leads."""
 STORIES = ("stale attempt", "stale leader", "stale leader", "rush")
@@ -62,7 +65,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Trouble:
-    """``kind``: one of ``KINDS``, and happens to ``replica``; or ``upstream``, or ``receiver``: it is in a ``mode``."""
+    """``kind``: one of ``KINDS``, and happens to ``replica``; or who is in a ``mode``: upstream, receiver, operator."""
 
     at_s: float
     kind: str
@@ -113,7 +116,19 @@ def draw(seed: int) -> Scenario:
     troubles = [_trouble(rng) for _ in range(rng.randint(3, 14))]
     _tell(rng.choice(STORIES), rng, tasks, registrations, readers, troubles)
     honours = rng.random() < 0.5
+    troubles += _unheard(random.Random(f"events of {seed}"))  # so that the seeds of before bring what they brought
     return Scenario(seed, tuple(tasks), tuple(registrations), tuple(readers), tuple(troubles), honours)
+
+
+def _unheard(rng: random.Random) -> list[Trouble]:
+    """Return what comes between the operator and what he is to be told."""
+    at_s, receiver = rng.uniform(0, LENGTH_S), rng.randrange(RECEIVERS)
+    kind = rng.choice(("pause", "kill", "silent", "refused"))
+    return [
+        Trouble(at_s, "operator", seconds=rng.uniform(1, 60), mode=rng.choice(RECEIVER_MODES)),
+        Trouble(at_s, "receiver", receiver, seconds=rng.uniform(1, 20), mode=rng.choice(("gone for good", "error"))),
+        Trouble(at_s + 2.0, kind, WHOEVER, "event", rng.choice((rng.uniform(0.5, 14), rng.uniform(22, 30)))),
+    ]
 
 
 def _tell(

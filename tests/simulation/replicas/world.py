@@ -16,7 +16,7 @@ import httpx
 
 from gateway.net.errors import ExchangeFailed
 from tests.simulation.replicas.loops import Time
-from tests.simulation.replicas.scenario import IN_THE_WAY, RECEIVERS, Scenario
+from tests.simulation.replicas.scenario import IN_THE_WAY, OPERATOR, RECEIVERS, Scenario
 from tests.simulation.telling import Paid, Telling
 from tests.virtualtime import EPOCH
 
@@ -62,7 +62,7 @@ class Asked:
 
 @dataclass
 class Attempt:
-    """One request to a receiver."""
+    """One request to a receiver, or to whoever is told of operator events."""
 
     life: str
     webhook_id: str
@@ -82,16 +82,20 @@ class World:
     rng: random.Random
     upstream: Mood = field(default_factory=Mood)
     receivers: list[Mood] = field(default_factory=lambda: [Mood() for _ in range(RECEIVERS)])
+    operator: Mood = field(default_factory=Mood)
     started: dict[str, float] = field(default_factory=dict)
     """When each task began."""
     asked: list[Asked] = field(default_factory=list)
     attempts: defaultdict[str, list[Attempt]] = field(default_factory=lambda: defaultdict(list))
     """Of each webhook-id, in order."""
+    events: defaultdict[str, list[Attempt]] = field(default_factory=lambda: defaultdict(list))
+    """The same of each operator event's."""
     telling: Telling = field(default_factory=Telling)
     at: Callable[[str, str], None] = lambda life, moment: None
-    """Told as a life begins a poll, or an attempt."""
+    """Told as a life begins a poll, an attempt, or one at an event."""
     at_poll: Callable[[Asked], None] = lambda asked: None
     at_attempt: Callable[[Attempt], None] = lambda attempt: None
+    at_event: Callable[[Attempt], None] = lambda attempt: None
 
     def __post_init__(self) -> None:
         self.paid = Paid(honours=self.scenario.honours)
@@ -167,14 +171,19 @@ class World:
 
     async def receive(self, life: str, request: httpx.Request) -> httpx.Response:
         """Answer for a receiver."""
-        number = int(request.url.host.rpartition(".")[2]) - 1
+        number = int(request.url.host.rpartition(".")[2])
         attempt = Attempt(life, request.headers["webhook-id"], self.time.now_s, request.content)
-        self.at_attempt(attempt)
-        self.attempts[attempt.webhook_id].append(attempt)
-        self.at(life, "attempt")
+        if number == OPERATOR:
+            self.at_event(attempt)
+            self.events[attempt.webhook_id].append(attempt)
+            self.at(life, "event")
+        else:
+            self.at_attempt(attempt)
+            self.attempts[attempt.webhook_id].append(attempt)
+            self.at(life, "attempt")
         with self._under_way(attempt):
             await asyncio.sleep(self._travel_s())
-            mood = self._mood(self.receivers[number])
+            mood = self._mood(self.operator if number == OPERATOR else self.receivers[number - 1])
             if mood == "hang":
                 await asyncio.sleep(3600)
             if mood == "slow":
