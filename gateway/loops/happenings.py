@@ -28,7 +28,7 @@ from gateway.upstream.key import UpstreamKey
 __all__ = ["Happenings", "PolledKey"]
 
 _MOST_COUNTED = 10_000
-"""Webhooks that are owed to a receiver: of more it is told that they are so many."""
+"""Webhooks that are owed to a receiver, tasks that are polled: of more it is told that they are so many."""
 _MOST_APART = 50
 """Of more that begin to fail within a moment none is told of by itself, so that nothing is counted for them."""
 _SLOW_ANSWER_S = 30.0
@@ -110,7 +110,7 @@ class Happenings:
         await self._change(Ledger.recovers, UPSTREAM_RECOVERED, accepted)
 
     async def _upstream(self, name: str, **told: Any) -> _Note:
-        return {"upstream": name}, {"tasksWaiting": await self._events.watched(name), **told}
+        return {"upstream": name}, {"tasksWaiting": await self._events.watched(name, _MOST_COUNTED), **told}
 
     async def _change(self, change: Callable[..., None], type_: str, notes: Iterable[_Note]) -> None:
         if notes := list(notes):

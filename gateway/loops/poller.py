@@ -14,6 +14,7 @@ A task that nobody has asked about yet need not wait for the pause's end: it may
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 import structlog
 
@@ -245,7 +246,7 @@ class Poller:
                 result = await self._query(claim.task_id, claim, again=self._troubled.is_refused(claim.seq))
                 if not self.lease.holds(term):
                     return  # another asks about it by now
-                next_poll_at = await self._results.store(claim, result, asked)
+                next_poll_at = await self._results.store(claim, result, asked, partial(self.lease.holds, term))
                 if next_poll_at is not None and self._shares.is_news(next_poll_at):
                     self._wake.set()
             except StoreError as exc:

@@ -8,12 +8,17 @@ upstream has never told of and does not know is given up, but only after a grace
 for fresh ones too. One that it has told of is asked about ever more seldom.
 """
 
+import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import structlog
 
 from gateway.core import pollhistory
 from gateway.core.clock import Clock, Moment
+from gateway.core.errors import StoreLocked
+from gateway.core.memory import SMALL
 from gateway.core.model import DueTask, PollRecord, Settlement, TaskState
 from gateway.core.pollhistory import Why
 from gateway.core.telemetry import Metrics
@@ -27,7 +32,14 @@ from gateway.upstream.troubled import Troubled
 
 __all__ = ["PollResults"]
 
+T = TypeVar("T")
+
 _log = structlog.get_logger()
+
+_LOCKED_PAUSE_S = 1.0
+_LOCKED_PAUSES = 6
+"""So often, after pauses that double, it is tried to store what a poll has brought while others have locked its task: a
+minute. To ask the upstream anew costs a place in the key's limit, and would find the same."""
 
 
 class PollResults:
@@ -52,9 +64,12 @@ class PollResults:
         self._tracing = tracing
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
 
-    async def store(self, claim: DueTask, result: PollResult, asked: Moment) -> int | None:
+    async def store(
+        self, claim: DueTask, result: PollResult, asked: Moment, goes_on: Callable[[], bool] = lambda: True
+    ) -> int | None:
         """Store what a poll found that was ``asked`` then, which ends its claim. Raises StoreError.
 
+        ``goes_on``: whether the term lasts in which it was asked; once it is over what waits for a lock is left.
         Return when the next one is due, but for who wishes that it be sooner; None: there is none.
         """
         now, steady = self._clock.now(), self._clock.monotonic()
@@ -63,34 +78,41 @@ class PollResults:
         self._troubled.note(claim, result, steady)
         if result.outcome is not None:
             ending = ended(self._upstream.profile, result, result.outcome)
-            await self._settle(claim, result, ending, now, _told(claim, result, asked, None))
+            await self._settle(claim, result, ending, now, _told(claim, result, asked, None), goes_on)
             self._upstream.last_answers.forget_running(claim.task_id)
         elif self._troubled.is_unknown(claim, now, steady):
             ending = gave_up(self._upstream.profile, claim.task_id, "not_found", now)
-            await self._settle(claim, result, ending, now, _told(claim, result, asked, None))
+            await self._settle(claim, result, ending, now, _told(claim, result, asked, None), goes_on)
             self._troubled.forget(claim.seq)
         else:
             newest = self._upstream.last_answers.keep(claim.task_id, result.record, asked.steady)
             planned = self._planned(claim, result, now)
-            await self._tasks.reschedule(
-                PollRecord(
-                    seq=claim.seq,
-                    upstream=claim.upstream,
-                    polled_at=now,
-                    next_poll_at=planned.at,
-                    error=result.error,
-                    born_at=_born_at(claim, result),
-                    model=result.model,
-                    record=result.record if newest else None,
-                    asked_at=asked.at,
-                    denied=self._troubled.is_denied(claim.seq),
-                    told=_told(claim, result, asked, planned),
-                )
+            record = PollRecord(
+                seq=claim.seq,
+                upstream=claim.upstream,
+                polled_at=now,
+                next_poll_at=planned.at,
+                error=result.error,
+                born_at=_born_at(claim, result),
+                model=result.model,
+                record=result.record if newest else None,
+                asked_at=asked.at,
+                denied=self._troubled.is_denied(claim.seq),
+                told=_told(claim, result, asked, planned),
             )
+            await _once_free(lambda: self._tasks.reschedule(record), record.record, goes_on)
             return planned.at
         return None
 
-    async def _settle(self, claim: DueTask, result: PollResult, ending: Ending, now: int, told: bytes) -> None:
+    async def _settle(
+        self,
+        claim: DueTask,
+        result: PollResult,
+        ending: Ending,
+        now: int,
+        told: bytes,
+        goes_on: Callable[[], bool],
+    ) -> None:
         outcome = ending.outcome
         model = result.model or claim.model
         began_at = self._began_at(claim, result)
@@ -108,7 +130,7 @@ class PollResults:
         )
         tracing = self._tracing
         with OFF if tracing is None else tracing.settlement(settlement.upstream, claim.task_id, outcome.state) as span:
-            owed = await self._tasks.settle(settlement)
+            owed = await _once_free(lambda: self._tasks.settle(settlement), settlement.outcome.data, goes_on)
             if span is not None:
                 span.owed(owed)
         if owed is None:
@@ -165,6 +187,19 @@ class PollResults:
         """Return when a task began to run, as far as that is known."""
         told_at = claim.born_at if result.task_created_at is None else result.task_created_at
         return self._timetable.began_at(told_at, claim.created_at)
+
+
+async def _once_free(write: Callable[[], Awaitable[T]], what: bytes | None, goes_on: Callable[[], bool]) -> T:
+    """Write once nobody else has locked it, or raise StoreLocked; of ``what`` is large nothing waits for that."""
+    pauses = 0 if len(what or b"") > SMALL else _LOCKED_PAUSES
+    for number in range(pauses):
+        try:
+            return await write()
+        except StoreLocked:
+            await asyncio.sleep(_LOCKED_PAUSE_S * 2**number)
+            if not goes_on():
+                raise
+    return await write()
 
 
 def _born_at(claim: DueTask, result: PollResult) -> int | None:

@@ -162,7 +162,7 @@ class Registry(ProxyRegistry, Protocol):
         """Return how many callbacks are in each state that any are in; it reads through all of them."""
 
     async def tasks_of_others(self, upstreams: Collection[str]) -> dict[str, int]:
-        """Return of each upstream that is none of these how many tasks callbacks still wait for."""
+        """Return of each upstream that is none of these how many tasks callbacks still wait for; 10,000 where more."""
 
     async def backlog(self) -> Backlog:
         """Count what waits. It may take a while where that is much, but holds up nobody; see ``Backlog``."""

@@ -77,7 +77,7 @@ class Statements(Protocol):
     SELECT_POLLED_UPSTREAMS: str
     """→ upstream, of each that has a task to be polled."""
     COUNT_POLLED_TASKS: str
-    """upstream → count."""
+    """upstream, most → count, at most so many."""
     COUNT_CALLBACKS: str
     """→ state, count."""
     COUNT_WAITING: Counted

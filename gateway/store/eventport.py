@@ -30,5 +30,5 @@ class Events(Protocol):
     async def owed(self, lane: Lane, most: int) -> int:
         """Return how many webhooks are owed there; ``most`` where they are more."""
 
-    async def watched(self, upstream: str) -> int:
-        """Return how many of an upstream's tasks are polled."""
+    async def watched(self, upstream: str, most: int) -> int:
+        """Return how many of an upstream's tasks are polled; ``most`` where they are more."""

@@ -43,8 +43,8 @@ class StoreEvents:
         ((count,),) = await self._engine.read(self._sql.COUNT_OWED, (*lane, most))
         return int(count)
 
-    async def watched(self, upstream: str) -> int:
-        ((count,),) = await self._engine.read(self._sql.COUNT_POLLED_TASKS, (upstream,))
+    async def watched(self, upstream: str, most: int) -> int:
+        ((count,),) = await self._engine.read(self._sql.COUNT_POLLED_TASKS, (upstream, most))
         return int(count)
 
     def died(self, records: Sequence[AttemptRecord]) -> Work[int]:

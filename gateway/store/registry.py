@@ -39,6 +39,7 @@ from gateway.store.writer import Kind, Writer
 __all__ = ["StoreRegistry"]
 
 _REDELIVERED_AT_ONCE = 100  # dead callbacks: a few milliseconds, after which others write
+_MOST_OF_OTHERS = 10_000  # tasks of an upstream that is not configured: a start is not to wait until more are counted
 _PART = 2000  # rows that are counted at once: a millisecond at most
 
 _Watched = tuple[int, str, str, int]
@@ -310,7 +311,8 @@ class StoreRegistry(StoreCreates, StoreSearch):
         counts = {}
         for name in names:
             if name not in upstreams:
-                ((counts[name],),) = await self._engine.read(self._sql.COUNT_POLLED_TASKS, (name,))
+                about = name, _MOST_OF_OTHERS
+                ((counts[name],),) = await self._engine.read(self._sql.COUNT_POLLED_TASKS, about)
         return counts
 
     async def backlog(self) -> Backlog:

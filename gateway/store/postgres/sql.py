@@ -132,7 +132,8 @@ WITH RECURSIVE named (upstream) AS (
 SELECT upstream FROM named
 """
 COUNT_POLLED_TASKS = """
-SELECT count(*) FROM tasks WHERE upstream = $1 AND next_poll_at IS NOT NULL AND state = 'waiting'
+SELECT count(*) FROM (
+    SELECT FROM tasks WHERE upstream = $1 AND next_poll_at IS NOT NULL AND state = 'waiting' LIMIT $2) AS polled
 """
 
 COUNT_CALLBACKS = "SELECT state, count(*) FROM callbacks GROUP BY state"

@@ -168,7 +168,9 @@ WITH RECURSIVE named (upstream) AS (
     WHERE named.upstream IS NOT NULL)
 SELECT upstream FROM named WHERE upstream IS NOT NULL
 """
-COUNT_POLLED_TASKS = "SELECT count(*) FROM tasks WHERE upstream = ? AND next_poll_at IS NOT NULL"
+COUNT_POLLED_TASKS = """
+SELECT count(*) FROM (SELECT 1 FROM tasks WHERE upstream = ? AND next_poll_at IS NOT NULL LIMIT ?)
+"""
 
 CANCEL_CALLBACK = """
 UPDATE callbacks SET state = 'cancelled', cancelled = seq, ended_at = ?, next_attempt_at = NULL

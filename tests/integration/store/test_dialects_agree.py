@@ -341,7 +341,7 @@ def questions(side: Side, chance: Chance) -> Iterator[tuple[str, str, Any]]:
         yield "never polled", its.SELECT_NEW_TASKS, (upstream, now - 5000, now, array([]))
         yield "expired", its.SELECT_EXPIRED, (0, now, upstream)
         yield "read", side.watchsql.SELECT_READ_TASK, ("task-1", upstream)
-        yield "polled", its.COUNT_POLLED_TASKS, (upstream,)
+        yield "polled", its.COUNT_POLLED_TASKS, (upstream, 2)
     # One of them gives more at once.
     yield "groups", f"SELECT * FROM ({its.SELECT_NEXT_WATCHERS}) AS following LIMIT 1", ("kie", "ann")
     yield "next expiry", its.SELECT_NEXT_EXPIRY, (now,)

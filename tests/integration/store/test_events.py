@@ -133,4 +133,5 @@ async def test_what_waits_is_counted_up_to_a_bound(store: Store) -> None:
     await registered(store, new("running"))
     (one, *_), _ = await claim_webhooks(store, NOW, 1)
     assert [await store.events.owed(one.lane, most) for most in (100, 3)] == [5, 3]
-    assert await store.events.watched("up") == 1
+    await registered(store, new("running-too"))
+    assert [await store.events.watched("up", most) for most in (100, 1)] == [2, 1]
