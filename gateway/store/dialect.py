@@ -8,7 +8,15 @@ from typing import Any, NamedTuple, Protocol
 
 from gateway.core.model import CallbackState
 
-__all__ = ["NEW_CALLBACK", "Counted", "CreateStatements", "ReadStatements", "SearchStatements", "Statements"]
+__all__ = [
+    "NEW_CALLBACK",
+    "OWED_AT_ONCE",
+    "Counted",
+    "CreateStatements",
+    "ReadStatements",
+    "SearchStatements",
+    "Statements",
+]
 
 NEW_CALLBACK = (
     "id",
@@ -23,6 +31,9 @@ NEW_CALLBACK = (
     "trace",
 )
 """What a registration sets of a callback's row."""
+
+OWED_AT_ONCE = 5000
+"""Webhooks that one statement makes due: a task may have any number of callbacks, and a statement has five seconds."""
 
 
 class Counted(NamedTuple):
@@ -118,7 +129,10 @@ class Statements(Protocol):
     POLL_TASKS_NOW: str
     """Rows seq, now → upstream, watchers, next_poll_at of those moved."""
     OWE_WEBHOOKS: str
-    """Rows task_seq, expired_by, deliver_at, head, middle, tail, record → task_seq, id, client, receiver, format."""
+    """Rows task_seq, expired_by, deliver_at, head, middle, tail, record → task_seq, id, client, receiver, format.
+
+    At most ``OWED_AT_ONCE``: where it is so many, there may be more.
+    """
     SETTLE_TASKS: str
     """Rows seq, state, outcome, at, polls, record, told, told_at."""
     SELECT_EXPIRED: str

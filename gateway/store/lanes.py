@@ -45,6 +45,10 @@ class LanesDue:
         """Return before when no unclaimed webhook is due of a lane that was taken; it is asked for once."""
         return min(self._taken.pop(lane, 0), self._at.get(lane, FOREVER))
 
+    def knows(self, lane: Lane) -> bool:
+        """Whether a webhook of a lane has been noted since it was taken."""
+        return lane in self._at
+
     @property
     def next_due_at(self) -> int | None:
         """When the first one falls due."""

@@ -99,7 +99,7 @@ class StoreOutbox:
                         only_retries.append(share.lane)
                     elif left.next_due_at is not None:
                         self._lanes.note(share.lane, left.next_due_at)
-                    else:
+                    elif not self._lanes.knows(share.lane):  # else one has come meanwhile, of which others are told
                         self._engine.hints.emptied(share.lane)
                 return Claimed(due.webhooks, only_retries, self._next_due_at)
         except BaseException:

@@ -15,6 +15,7 @@ import structlog
 from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement, weight
 from gateway.core.tracing import MOST_TRACES
 from gateway.store import rows
+from gateway.store.dialect import OWED_AT_ONCE
 from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Engine, Lead, Rows, Touched, Work
 from gateway.store.expiries import Expiries
@@ -132,10 +133,14 @@ class StoreTasks(DueTasks):
             expired = settled[0].expired_by is not None
             its = rows.owed(settled, self._first_attempt_delay_ms)
             records = {one.seq for one in settled if one.read or one.keeps_record}
-            for seq, callback_id, client, receiver, shape in (yield Rows(self._sql.OWE_WEBHOOKS, its)).rows:
-                owed[seq, expired].append((callback_id, Lane(client, receiver)))
-                if shape == Format.RECORD:
-                    records.add(seq)
+            more = True
+            while more:
+                found = (yield Rows(self._sql.OWE_WEBHOOKS, its)).rows
+                more = len(found) >= OWED_AT_ONCE
+                for seq, callback_id, client, receiver, shape in found:
+                    owed[seq, expired].append((callback_id, Lane(client, receiver)))
+                    if shape == Format.RECORD:
+                        records.add(seq)
             yield Rows(self._sql.SETTLE_TASKS, rows.settled(settled, records))
             for one in settled:
                 yield from write_large(one.seq, "outcome", (one.outcome.data,))

@@ -11,6 +11,7 @@ The ports have all of them here, through their engine; two parts stand in ``regi
 from gateway.core.memory import SMALL
 from gateway.core.model import Attempt, CallbackState, DueTask
 from gateway.core.pollhistory import KEPT, MOST, SIZE
+from gateway.store.dialect import OWED_AT_ONCE
 from gateway.store.postgres.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
 from gateway.store.postgres.deliversql import COUNT_OWED as COUNT_OWED
 from gateway.store.postgres.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
@@ -302,7 +303,7 @@ FROM (
     CROSS JOIN LATERAL (
         SELECT seq FROM callbacks
         WHERE task_seq = settled.task_seq AND state = 'waiting' AND expires_at <= settled.expired_by OFFSET 0) AS its
-    ) AS owed
+    LIMIT {OWED_AT_ONCE}) AS owed
 WHERE c.seq = ANY (ARRAY[owed.seq]) AND c.body IS NULL AND c.cancelled <> c.seq
 RETURNING c.task_seq, c.id, c.client, c.receiver, c.format
 """  # noqa: S608 - as above

@@ -9,7 +9,7 @@ from functools import cache
 from gateway.core.memory import SMALL
 from gateway.core.model import Attempt, CallbackState
 from gateway.core.pollhistory import KEPT, MOST, SIZE
-from gateway.store.dialect import NEW_CALLBACK
+from gateway.store.dialect import NEW_CALLBACK, OWED_AT_ONCE
 from gateway.store.sqlite.columns import CALLBACK as _CALLBACK
 from gateway.store.sqlite.columns import DUE_TASK as _DUE_TASK
 from gateway.store.sqlite.columns import TASK as _TASK
@@ -276,19 +276,19 @@ RETURNING upstream, watchers, next_poll_at
 
 # Materialized, limited and with a plus sign: from the settled tasks to their callbacks, and from these to their rows,
 # and not through all callbacks in search of them. SQLite 3.38 needs the limit; 3.39, and from 3.41 on, the sign.
-OWE_WEBHOOKS = """
+OWE_WEBHOOKS = f"""
 WITH settled (task_seq, expired_by, deliver_at, head, middle, tail, record) AS (VALUES ?),
 owed AS MATERIALIZED (
     SELECT c.seq AS seq, settled.deliver_at AS deliver_at, coalesce(iif(c.format = 'record', settled.record,
         CAST(settled.head || c.id || settled.middle || c.metadata || settled.tail AS BLOB)), x'') AS body
     FROM settled CROSS JOIN callbacks AS c INDEXED BY callbacks_waiting
         ON c.task_seq = settled.task_seq AND c.state = 'waiting' AND c.expires_at <= settled.expired_by
-    LIMIT -1
+    LIMIT {OWED_AT_ONCE}
 )
 UPDATE callbacks SET state = 'pending', next_attempt_at = owed.deliver_at, body = owed.body
 FROM owed WHERE callbacks.seq = +owed.seq
 RETURNING task_seq, id, client, receiver, format
-"""
+"""  # noqa: S608 - as above
 
 # The same for one callback registered after the upstream had ended its task.
 OWE_WEBHOOK = """

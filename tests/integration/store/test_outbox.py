@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -11,10 +12,12 @@ from gateway.core.memory import SMALL
 from gateway.core.model import (
     AttemptResult,
     CallbackState,
+    Lane,
     Outcome,
     Share,
     TaskState,
 )
+from gateway.core.urls import receiver_of
 from gateway.store import Store
 from gateway.webhook.body import body_template, webhook_body
 from tests.lanes import claim_webhooks, lane, told_of
@@ -312,3 +315,29 @@ async def test_the_first_webhook_of_a_receiver_is_found_after_a_restart(new_stor
         store = await opened(new_store(), stack)
         assert await claim_webhooks(store, NOW - 1, 10) == ([], NOW)
         assert (await claim(store)).due_at == NOW
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_only_of_an_emptied_lane_nobody_need_be_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch, comes: bool
+) -> None:
+    """A webhook that comes while the lane's others are claimed is not among those: other replicas hear of it."""
+    emptied: list[Lane] = []
+    made = await registered(store)
+    await settle(store, made)
+    its = Lane(made.client, receiver_of(made.url))
+    claims: Any = store.outbox._claims
+    found = claims.claim
+
+    async def claim(*about: Any) -> Any:
+        due = await found(*about)
+        if comes:
+            store.outbox.tell(its, NOW + 5)
+        return due
+
+    monkeypatch.setattr(claims, "claim", claim)
+    monkeypatch.setattr(type(store.outbox._engine.hints), "emptied", lambda _, lane: emptied.append(lane))
+    due, next_due_at = await claim_webhooks(store, NOW, 10)
+    assert [one.id for one in due] == [made.id]
+    assert emptied == ([] if comes else [its])
+    assert next_due_at == (NOW + 5 if comes else None)

@@ -22,6 +22,7 @@ from gateway.core.pollhistory import Why, written
 from gateway.core.reads import ReadWatch
 from gateway.core.tracing import MOST_TRACES
 from gateway.store import Store
+from gateway.store.dialect import OWED_AT_ONCE
 from gateway.store.engine import Result, Rows, Step, Work
 from gateway.webhook.body import body_template, webhook_body
 from tests.claims import claim_tasks
@@ -188,6 +189,28 @@ async def test_only_expired_callbacks_are_abandoned(store: Store) -> None:
         short.id: body_template(ABANDONED, NOW + 11_000).fill(short.id, b"{}"),
         long.id: body_template(SUCCESS, NOW + 12_000).fill(long.id, b"{}"),
     }
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5])
+@pytest.mark.parametrize("shape", list(Format))
+async def test_however_many_wait_for_a_task_no_statement_tells_all(
+    store: Store, monkeypatch: pytest.MonkeyPatch, count: int, shape: Format
+) -> None:
+    """A part of them each, within the one transaction that ends the task: a statement has a time limit."""
+    its: Any = store.tasks._sql
+    parted = its.OWE_WEBHOOKS.replace(f"LIMIT {OWED_AT_ONCE}", "LIMIT 2")
+    assert parted != its.OWE_WEBHOOKS
+    monkeypatch.setattr(its, "OWE_WEBHOOKS", parted)
+    monkeypatch.setattr("gateway.store.tasks.OWED_AT_ONCE", 2)
+    made = [await registered(store, new(client=f"c{n}", shape=shape if n == count - 1 else Format.STANDARD))
+            for n in range(count)]  # fmt: skip
+    other = await registered(store, new("other"))
+    await asyncio.gather(settle(store, made[0], record=b'{"taskId":"t"}'), settle(store, other))
+    due, _ = await claim_webhooks(store, NOW, 10)
+    assert {one.id for one in due} == {one.id for one in (*made, other)}
+    assert {(await look(store, one)).task.state for one in (*made, other)} == {TaskState.SUCCESS}
+    last = next(one for one in due if one.id == made[-1].id)
+    assert (b'"data":{"taskId":"t"}}' in body_sent(last)) is (shape is Format.RECORD)
 
 
 async def test_a_task_is_abandoned_when_nobody_waits_any_more(store: Store) -> None:
