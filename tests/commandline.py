@@ -5,7 +5,6 @@ Owns its environment and its end. Called by the acceptance tests.
 
 import asyncio
 import fcntl
-import json
 import os
 import pty
 import re
@@ -15,15 +14,16 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from tests import forked
 from tests.manual import ROOT
 
-__all__ = ["LIMIT_S", "Terminal", "command", "environment", "on_terminal", "run", "run_each", "start"]
+__all__ = ["LIMIT_S", "Terminal", "command", "environment", "on_terminal", "run", "start"]
 
 LIMIT_S = 50
 
@@ -34,41 +34,19 @@ def environment(**environ: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "TERM": "xterm"} | environ
 
 
-def run(*words: str, cwd: Path, stdin: str | None = None, **environ: str) -> "subprocess.CompletedProcess[str]":
+def run(*words: str, cwd: Path, stdin: str = "", **environ: str) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *words],
-        input=stdin if stdin is not None else "", capture_output=True, text=True,
-        cwd=cwd, env=environment(**environ), timeout=LIMIT_S, check=False,
-    )  # fmt: skip
+    return forked.run("-m", "gateway", *words, cwd=cwd, env=environment(**environ), stdin=stdin, timeout_s=LIMIT_S)
 
 
-def run_each(
-    lines: Sequence[tuple[Sequence[str], dict[str, str]]], cwd: Path
-) -> "list[subprocess.CompletedProcess[str]]":
-    """Run commands one after the other, each with what its environment has beside; they start cheaply."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.severalcommands"],
-        input=json.dumps(lines), capture_output=True, text=True,
-        cwd=cwd, env=environment(), timeout=LIMIT_S, check=True,
-    )  # fmt: skip
-    told = json.loads(done.stdout)
-    return [subprocess.CompletedProcess(words, **one) for (words, _), one in zip(lines, told, strict=True)]
-
-
-async def command(
-    *words: str, cwd: Path, stdin: str | None = None, **environ: str
-) -> "subprocess.CompletedProcess[str]":
+async def command(*words: str, cwd: Path, stdin: str = "", **environ: str) -> "subprocess.CompletedProcess[str]":
     """The same, beside what else the test has running."""
     return await asyncio.to_thread(run, *words, cwd=cwd, stdin=stdin, **environ)
 
 
-async def start(*words: str, cwd: Path, **environ: str) -> asyncio.subprocess.Process:
+async def start(*words: str, cwd: Path, **environ: str) -> "forked.Process | asyncio.subprocess.Process":
     """Start a command, with pipes."""
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-u", "-m", "gateway", *words), cwd=cwd, env=environment(**environ),
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
+    return await forked.start("-u", "-m", "gateway", *words, cwd=cwd, env=environment(**environ))
 
 
 class Terminal:

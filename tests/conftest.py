@@ -16,6 +16,7 @@ from httpx._transports import default
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
+from tests import forked
 from tests.postgres import _shared_debian_server, _shared_server, forget, postgres, postgres_debian, postgres_server
 
 __all__ = ["_shared_debian_server", "_shared_server", "postgres", "postgres_debian", "postgres_server"]
@@ -42,9 +43,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_configure() -> None:
+    forked.allow()
+
+
 def pytest_unconfigure() -> None:
     """Leave nothing behind, in a process that was forked for its tests too, which has no other end."""
     forget()
+    forked.end()
 
 
 _failed = pytest.StashKey[bool]()

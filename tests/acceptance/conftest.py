@@ -72,9 +72,14 @@ class World:
         self.environ = environment(folder / "gateway.db", upstream_url)
 
     @asynccontextmanager
-    async def gateway(self, *, ready: bool = True, **environ: str) -> AsyncIterator[GatewayProcess]:
-        """Run ``gateway serve`` until the block ends; listening when it begins, where ``ready``."""
-        async with run_gateway(self.environ | environ, self.folder, ready=ready) as gateway:
+    async def gateway(
+        self, *, ready: bool = True, fresh: bool = False, **environ: str
+    ) -> AsyncIterator[GatewayProcess]:
+        """Run ``gateway serve`` until the block ends; listening when it begins, where ``ready``.
+
+        ``fresh``: nothing of it is forked, as where its memory is measured.
+        """
+        async with run_gateway(self.environ | environ, self.folder, ready=ready, fresh=fresh) as gateway:
             yield gateway
 
     async def register(self, client: httpx.AsyncClient, task_id: str, **members: Any) -> dict[str, Any]:

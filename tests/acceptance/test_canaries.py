@@ -1,9 +1,6 @@
 """No key, token, webhook secret or extra header comes to light, whatever upstreams and receivers do with them."""
 
 import asyncio
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,6 +13,7 @@ import standardwebhooks
 
 from gateway.config.tokens import hash_line
 from gateway.serve.asgi import serve_asgi
+from tests.commandline import command
 from tests.running import a_moment
 
 ROOT = Path(__file__).parents[2]
@@ -136,17 +134,7 @@ class Ears:
 
     async def run(self, *words: str, folder: Path, **environ: str) -> int:
         """Run a command and hear its output; return its exit status."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-        done = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "gateway", *words],
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            env=kept | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"} | environ,
-            timeout=50,
-            check=False,
-        )
+        done = await command(*words, cwd=folder, **environ)
         assert "Traceback" not in done.stderr
         self.heard.append(done.stdout + done.stderr)
         return done.returncode
@@ -315,6 +303,6 @@ async def test_settings_that_cannot_be_used_show_no_secret(tmp_path: Path, text:
         "GATEWAY_UPSTREAM_API_KEY": f"{MARK}\n{MARK}",
         "GATEWAY_WEBHOOK_SECRET": f"{DEFAULT_SECRET} whsec_{MARK}",
     }
-    for command in ("serve", "check-config"):
-        assert await ears.run(command, folder=tmp_path, **environ) == 2
+    for word in ("serve", "check-config"):
+        assert await ears.run(word, folder=tmp_path, **environ) == 2
     ears.assert_nothing_secret()

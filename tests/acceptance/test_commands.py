@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -19,7 +18,7 @@ from starlette.responses import JSONResponse
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import Signer, parse_secrets
-from tests.commandline import run_each
+from tests.commandline import command, environment, run, start
 from tests.manual import MANUAL
 
 ROOT = Path(__file__).parents[2]
@@ -27,30 +26,9 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 DEEP = f'{{"a": {"[" * 3_000}{"]" * 3_000}}}'
 
 
-def environment(**environ: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"} | environ
-
-
-def run(*words: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", *words],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=environment(**environ),
-        timeout=50,
-        check=False,
-    )
-
-
-async def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(run, *words, cwd=cwd)
-
-
 async def commands(*lines: tuple[str, ...], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
     """Run several, one after the other."""
-    return await asyncio.to_thread(run_each, [(words, {}) for words in lines], cwd)
+    return [await command(*words, cwd=cwd) for words in lines]
 
 
 def test_the_demo_ends_by_itself_with_all_three_webhooks(tmp_path: Path) -> None:
@@ -170,7 +148,7 @@ UNUSABLE = [
 
 def test_words_that_cannot_be_used(tmp_path: Path) -> None:
     """What no request can carry is a message that names it, never a traceback."""
-    told = run_each([(words, {}) for words, _ in UNUSABLE], tmp_path)
+    told = [run(*words, cwd=tmp_path) for words, _ in UNUSABLE]
     for done, (words, expected) in zip(told, UNUSABLE, strict=True):
         assert done.returncode == 2, words
         assert expected in done.stderr
@@ -286,7 +264,7 @@ async def test_a_gateway_that_is_named_gets_no_other_ones_token(tmp_path: Path, 
             ((*words, "--token", "other"), named_file | {"GATEWAY_TOKEN": "mine"}),
             (("--config", str(config), *words), {}),
         ]
-        for done in await asyncio.to_thread(run_each, [(line, own | environ) for line, environ in lines], tmp_path):
+        for done in [await command(*line, cwd=tmp_path, **own | environ) for line, environ in lines]:
             assert done.returncode == 0, done.stderr
         own_tokens = [None, None] if named == "option" else ["Bearer mine", "Bearer from-a-file"]
         assert sent == [None, None, *own_tokens, "Bearer other", None]
@@ -487,12 +465,7 @@ def test_make_secret_makes_a_token_with_its_hash(tmp_path: Path) -> None:
 
 async def test_listen_verifies_and_prints(tmp_path: Path) -> None:
     """`gateway listen` prints each webhook with its verdict and answers 204 or 401; a web page's is none."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-u", "-m", "gateway", "listen", "--port", "0", "--secret", SECRET),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=asyncio.subprocess.PIPE,
-    )
+    process = await start("listen", "--port", "0", "--secret", SECRET, cwd=tmp_path)
     assert process.stdout is not None
     try:
         async with asyncio.timeout(20):
@@ -519,12 +492,7 @@ async def test_listen_verifies_and_prints(tmp_path: Path) -> None:
 
 async def test_listen_answers_as_told_and_the_gateway_tries_again(world: Any, tmp_path: Path) -> None:
     """With --answer 503,204 the first attempt fails and the second delivers; the attempt log says so."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-u", "-m", "gateway", "listen", "--port", "0", "--secret", SECRET, "--answer", "503,204"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=asyncio.subprocess.PIPE,
-    )
+    process = await start("listen", "--port", "0", "--secret", SECRET, "--answer", "503,204", cwd=tmp_path)
     assert process.stdout is not None
     try:
         line = (await process.stdout.readline()).decode()

@@ -17,9 +17,11 @@ import httpx
 import pytest
 
 from gateway.store.sqlite import databasefile
+from tests import commandline
+from tests.commandline import environment
+from tests.manual import ROOT
 from tests.postgres import Database
 
-ROOT = Path(__file__).parents[2]
 LIMIT_S = 50
 MOST_MB = 90  # the modules alone take half of it
 MEASURE = """
@@ -34,16 +36,16 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
 NEW = "INSERT INTO tasks (upstream, task_id, created_at, watchers, state, settled_at, outcome, record) VALUES "
 
 
-def environment(**environ: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    return kept | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", "TERM": "xterm"} | environ
-
-
 def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "gateway", "copy-database", *words]
 
 
 def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return commandline.run("copy-database", *words, cwd=ROOT, **environ)
+
+
+def executed(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The same in a process that begins with nothing, which Python's own variables are for."""
     return subprocess.run(
         command(*words), capture_output=True, text=True, env=environment(**environ), timeout=LIMIT_S, check=False
     )
@@ -190,8 +192,8 @@ def test_without_the_package_it_says_which(tmp_path: Path) -> None:
     """As a start does; SQLite needs none."""
     (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['asyncpg'] = None\n")
     source, path = filled(tmp_path / "from.db", 1), {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    assert run(source, f"sqlite:///{tmp_path / 'to.db'}", **path).returncode == 0
-    done = run(source, "postgresql://127.0.0.1/db", **path)
+    assert executed(source, f"sqlite:///{tmp_path / 'to.db'}", **path).returncode == 0
+    done = executed(source, "postgresql://127.0.0.1/db", **path)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (
         2, "Error: PostgreSQL needs a package more: pip install 'asyncpg>=0.32,<0.33'",
     )  # fmt: skip

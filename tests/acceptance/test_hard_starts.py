@@ -62,7 +62,7 @@ async def test_too_little_memory_is_one_line(world: Any, tmp_path: Path, limit: 
 
 async def test_the_least_memory_is_enough(world: Any) -> None:
     """With what a start asks for at least it serves; where requests are too large together some get 503, in words."""
-    async with world.gateway(ready=False) as gateway:
+    async with world.gateway(fresh=True, ready=False) as gateway:
         resource.prlimit(gateway.process.pid, resource.RLIMIT_AS, (_LEAST_BYTES, _LEAST_BYTES))
         assert await gateway.listening()
         async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=60) as client:
@@ -90,7 +90,7 @@ def ignores(pid: int, number: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
 async def test_a_signal_during_the_start_kills_nothing(world: Any, number: signal.Signals) -> None:
     """As soon as its first line of code has run: whoever tells it to reload need not know how far it is."""
-    async with world.gateway(ready=False) as gateway:
+    async with world.gateway(fresh=True, ready=False) as gateway:
         while not ignores(gateway.process.pid, number):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
         while not gateway.logged("gateway.listening"):
@@ -113,7 +113,7 @@ async def test_settings_that_everybody_may_read_are_told(world: Any, open_folder
     path = open_folder / "gateway.toml"
     path.write_text('operator_token = "gwt_operator"\n')
     path.chmod(mode)
-    async with world.gateway(GATEWAY_CONFIG=str(path)) as gateway:
+    async with world.gateway(fresh=True, GATEWAY_CONFIG=str(path)) as gateway:
         assert await gateway.stop() == 0
     told = [line["path"] for line in gateway.logged("secret.exposed")]
     assert told == ([str(path)] if mode == 0o644 else [])

@@ -29,7 +29,7 @@ def peak_bytes(pid: int) -> int:
 
 async def test_a_header_of_100_mb_costs_no_memory(world: Any) -> None:
     """The client is told 431, the process grows by less than 5 MB, and other clients are served meanwhile."""
-    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+    async with world.gateway(fresh=True) as gateway, httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         await client.get("/healthz")
         before = peak_bytes(gateway.process.pid)
         address = urlsplit(gateway.url)
@@ -79,7 +79,7 @@ REFUSALS = [
 async def test_a_refused_body_leaves_its_answer_readable(world: Any, chunked: bool) -> None:
     """A client that reads once it has sent 30 or 60 MB sees why they were refused, every time, at no cost of memory."""
     framing = {"transfer-encoding": "chunked"} if chunked else {}
-    async with world.gateway(GATEWAY_TOKEN=TOKEN) as gateway:
+    async with world.gateway(fresh=True, GATEWAY_TOKEN=TOKEN) as gateway:
         await asyncio.to_thread(post, gateway.url, 1000, JSON | KNOWN, chunked=False)
         before = peak_bytes(gateway.process.pid)
         for headers, status, code in REFUSALS:
@@ -92,7 +92,7 @@ async def test_a_refused_body_leaves_its_answer_readable(world: Any, chunked: bo
 
 async def test_bodies_that_nobody_reads_are_not_kept(world: Any) -> None:
     """A connection that stays open after a refusal does not hold what it had sent until then."""
-    async with world.gateway(GATEWAY_TOKEN=TOKEN) as gateway:
+    async with world.gateway(fresh=True, GATEWAY_TOKEN=TOKEN) as gateway:
         address = urlsplit(gateway.url)
         before = peak_bytes(gateway.process.pid)
         writers = []

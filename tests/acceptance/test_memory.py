@@ -89,7 +89,7 @@ async def gateway(world: Any, answer: bytes = b"{}") -> AsyncIterator[tuple[http
     """Run one, and yield its client and what tells its most memory; health is asked all the time."""
     async with (
         serve_asgi(upstream(answer)) as url,
-        world.gateway(GATEWAY_UPSTREAM_URL=url) as running,
+        world.gateway(fresh=True, GATEWAY_UPSTREAM_URL=url) as running,
         httpx.AsyncClient(base_url=running.url, trust_env=False, timeout=LIMIT_S) as client,
     ):
 

@@ -284,7 +284,7 @@ async def test_what_broken_receivers_come_to(world: Any, tmp_path: Path) -> None
             for case in CASES
         }
         urls = {case.name: f"{case.scheme}://{case.host}:{receivers[case.name].port}/hook" for case in CASES}
-        gateway = await stack.enter_async_context(world.gateway(**environ))
+        gateway = await stack.enter_async_context(world.gateway(fresh=True, **environ))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=gateway.url, trust_env=False))
         # What the first use of everything costs stays: it is no receiver's doing.
         for name in ("works", "has a good certificate"):

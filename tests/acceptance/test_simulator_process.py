@@ -2,30 +2,25 @@
 
 import asyncio
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-import gateway
+from tests import forked
+from tests.commandline import environment
+from tests.manual import ROOT
 from tests.running import a_moment
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 
 
 @asynccontextmanager
-async def running(*arguments: str) -> AsyncIterator[Process]:
+async def running(*arguments: str) -> AsyncIterator[Any]:
     """Start the process, and see that it is gone at the end whatever the test did."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway", "simulate", *arguments),
-        stdout=PIPE,
-        stderr=PIPE,
-        cwd=Path(gateway.__file__).parents[1],
-    )
+    process = await forked.start("-m", "gateway", "simulate", *arguments, cwd=ROOT, env=environment())
     try:
         yield process
     finally:
@@ -34,7 +29,7 @@ async def running(*arguments: str) -> AsyncIterator[Process]:
         await process.communicate()
 
 
-async def base_url_of(process: Process) -> str:
+async def base_url_of(process: Any) -> str:
     assert process.stdout is not None
     async with asyncio.timeout(20):
         line = (await process.stdout.readline()).decode()
@@ -42,7 +37,7 @@ async def base_url_of(process: Process) -> str:
     return line.removeprefix("listening on ").strip()
 
 
-async def stop(process: Process, signum: int = signal.SIGTERM) -> tuple[int | None, bytes, bytes]:
+async def stop(process: Any, signum: int = signal.SIGTERM) -> tuple[int | None, bytes, bytes]:
     process.send_signal(signum)
     async with asyncio.timeout(10):
         out, err = await process.communicate()

@@ -7,12 +7,13 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from tests import forked
 
 __all__ = ["LIMIT_S", "SECRET", "GatewayProcess", "environment", "run_gateway"]
 
@@ -24,7 +25,7 @@ _ROOT = Path(__file__).parents[2]
 class GatewayProcess:
     """One run of ``gateway serve``; what it writes, to standard output too, is read as it comes."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: "forked.Process | asyncio.subprocess.Process") -> None:
         self.process = process
         self.log: list[dict[str, Any]] = []
         self.text: list[str] = []
@@ -93,22 +94,19 @@ async def run_gateway(
     dies_at: str | None = None,
     ready: bool = True,
     module: Sequence[str] = ("gateway",),
+    fresh: bool = False,
 ) -> AsyncIterator[GatewayProcess]:
     """Run ``gateway serve`` until the block ends; listening when it begins, where ``ready``.
 
     ``dies_at``: the point, and which passage of it, at which it kills itself; see ``killable``. ``module`` runs the
-    commands, with its arguments.
+    commands, with its arguments. ``fresh``: it is executed, whoever may fork it.
     """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     if dies_at is not None:
         module = ("tests.crash.killable", dies_at)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", *module, "serve"),
-        cwd=folder,
-        env=kept | {"PYTHONPATH": str(_ROOT)} | dict(environ),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
+    env = kept | {"PYTHONPATH": str(_ROOT)} | dict(environ)
+    start = forked.execute if fresh else forked.start
+    process = await start("-m", *module, "serve", cwd=folder, env=env, merged=True)
     gateway = GatewayProcess(process)
     try:
         if ready:
