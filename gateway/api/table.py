@@ -141,7 +141,7 @@ def table(
              {204: ("cancelled", None)}, (404, 409), parameters=_ID),
         Call(_CALLBACKS, "GET", "/v1/callbacks/{id}/attempts", callbacks.attempts, "listAttempts",
              "List a callback's attempts",
-             {200: ("the attempts", Attempts)}, (404,), parameters=_ID),
+             {200: ("its last 200 attempts; of several in a row that do not count the first and the last", Attempts)}, (404,), parameters=_ID),
         Call(_CALLBACKS, "POST", "/v1/callbacks/{id}/redeliver", callbacks.redeliver, "redeliverCallback",
              "Send a webhook again, with a fresh attempt budget and the same webhook-id",
              {202: _CALLBACK}, (404, 409, 415), parameters=_ID),

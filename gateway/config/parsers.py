@@ -143,6 +143,11 @@ def url_prefix(text: str) -> str:
         raise ValueError(f"{advice}, without user and password")
     if "?" in text or "#" in text:
         raise ValueError(f"{advice}, without a query string and fragment")
+    if "*" in text:  # in a path it may be meant as it stands: then the URL can be named up to there
+        raise ValueError(
+            "write it without *, such as https://hooks.example.com/orders: it stands for all URLs that begin so; "
+            "of several hosts each has a table of its own"
+        )
     try:
         receiver, segments = prefix_of(text)
         port = httpx.URL(text).port

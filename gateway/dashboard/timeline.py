@@ -1,7 +1,7 @@
 """One callback's page: from its registration to what comes next and when, with each attempt in between.
 
-Owns the order and the words; those of polls stand in ``polls``. Of polls the store keeps the first and the last, of
-attempts all.
+Owns the order and the words; those of polls stand in ``polls``. Of polls, and of attempts in a row that do not count,
+the store keeps the first and the last.
 """
 
 from collections.abc import Sequence
@@ -125,7 +125,8 @@ def moments(
     line = [LinePoint("Registered", callback.created_at, f"Waits for the task's end for {span(callback.timeout_s)}.")]
     line += _polls(callback.task, polls, learned)
     line += _of_task(callback, told_of_end)
-    line += [_attempt(attempt) for attempt in attempts]
+    numbers = (0, *(attempt.number for attempt in attempts))
+    line += [_attempt(attempt, before) for attempt, before in zip(attempts, numbers, strict=False)]
     line.sort(key=lambda moment: moment.at or 0)
     line.append(_next(callback, polls, paused, schedule_length, held_up))
     return line
@@ -165,7 +166,8 @@ def _asked_when(task: Task, learned: ModelFacts | None) -> str:
     )
 
 
-def _attempt(attempt: Attempt) -> LinePoint:
+def _attempt(attempt: Attempt, before: int) -> LinePoint:
+    """Return an attempt; ``before``: the number of the one that stands before it, 0 where it is the first."""
     said = f"answered {attempt.status_code}" if attempt.status_code is not None else "no answer"
     looks = {AttemptResult.DELIVERED: "good", AttemptResult.DEAD: "bad"}
     ends = {
@@ -175,10 +177,13 @@ def _attempt(attempt: Attempt) -> LinePoint:
         AttemptResult.INTERRUPTED: "It was not the receiver's doing, so it does not count",
     }
     why = f" {attempt.error}" if attempt.error is not None else ""
+    left_out = attempt.number - before - 1
+    came_to = "came to the same" if before else "are not shown"
+    others = f" The {left_out:,} before it {came_to}." if left_out else ""
     return LinePoint(
         f"Attempt {attempt.number}: {said}",
         attempt.started_at,
-        f"{ends[attempt.result]}. It took {span(attempt.duration_ms / 1000)}.{why}",
+        f"{ends[attempt.result]}. It took {span(attempt.duration_ms / 1000)}.{others}{why}",
         looks.get(attempt.result, "warn"),
         attempt.excerpt,
     )

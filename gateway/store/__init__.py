@@ -115,7 +115,7 @@ class Registry(ProxyRegistry, Protocol):
         """Look through some thousand tasks in the same way."""
 
     async def list_attempts(self, client: str | None, callback_id: str) -> list[Attempt] | None:
-        """Return a callback's attempts in order; None where there is no such callback."""
+        """Return a callback's attempts that are kept, the last 200, in order; None where there is no such callback."""
 
     async def polls(self, task: Task) -> list[PastPoll]:
         """Return the first and the last polls of a task that the caller may see."""
@@ -268,6 +268,8 @@ class Outbox(Protocol):
 
     async def record(self, record: AttemptRecord) -> None:
         """Store an attempt and its callback's next state in one transaction.
+
+        Of several in a row that do not count the first and the last one stay in the log.
 
         A callback that was cancelled meanwhile stays cancelled; one that was redelivered meanwhile keeps its fresh
         budget, unless the attempt delivered it.

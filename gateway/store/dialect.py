@@ -80,7 +80,7 @@ class Statements(Protocol):
     SELECT_TASK: str
     """:client, :task_id → TASK; its outcome only where it is small, then its length."""
     SELECT_ATTEMPTS: str
-    """callback_seq → the fields of ``Attempt``, by number."""
+    """callback_seq, limit → the fields of ``Attempt``, the last one first."""
     SELECT_STATE: str
     """:id, :client → seq, task_seq, state."""
     SELECT_CLIENTS: str
@@ -161,6 +161,8 @@ class Statements(Protocol):
     """As RECORD_ATTEMPTS → seq of those that it has changed."""
     COUNT_ATTEMPTS: str
     """Rows seq, number, fence: what RECORD_ATTEMPTS has passed over was made all the same; its claim ends, too."""
+    FORGET_INTERRUPTED: str
+    """Rows seq, fence: of several interrupted attempts in a row only the first and the last one stay."""
 
     # Keeping house.
 

@@ -142,6 +142,9 @@ class StoreOutbox:
             ended = {seq for (seq,) in (yield Rows(self._sql.RECORD_DEAD, rows.recorded(last))).rows}
             died = [one for one in last if one.claim.seq in ended]
         void = yield from self._apply_all(items)
+        if interrupted := [one for one in items if one.attempt.result is AttemptResult.INTERRUPTED]:
+            # However long our own proxy is down, or however often this is restarted, their log stays small.
+            yield Rows(self._sql.FORGET_INTERRUPTED, [one.claim.claim for one in interrupted])
         dropped = (yield from self._events.died(died)) if died else 0
         return [(void, dropped)] * len(items)
 

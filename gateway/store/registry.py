@@ -40,6 +40,7 @@ __all__ = ["StoreRegistry"]
 
 _REDELIVERED_AT_ONCE = 100  # dead callbacks: a few milliseconds, after which others write
 _MOST_OF_OTHERS = 10_000  # tasks of an upstream that is not configured: a start is not to wait until more are counted
+_MOST_ATTEMPTS = 200  # told of one callback: a client may redeliver it as often as it likes
 _PART = 2000  # rows that are counted at once: a millisecond at most
 
 _Watched = tuple[int, str, str, int]
@@ -186,7 +187,8 @@ class StoreRegistry(StoreCreates, StoreSearch):
         found = await self._engine.read(self._sql.SELECT_STATE, {"id": callback_id, "client": client})
         if not found:
             return None
-        return convert(await self._engine.read(self._sql.SELECT_ATTEMPTS, (found[0][0],)), list[Attempt])
+        newest_first = await self._engine.read(self._sql.SELECT_ATTEMPTS, (found[0][0], _MOST_ATTEMPTS))
+        return convert(newest_first[::-1], list[Attempt])
 
     async def polls(self, task: Task) -> list[PastPoll]:
         found = await self._engine.read(self._engine.searchsql.SELECT_POLL_LOG, (task.seq,))

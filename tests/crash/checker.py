@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.attemptlog import is_whole, stay
 from tests.crash.scenario import Item
 from tests.crash.sides import Arrival, Sides
 from tests.crash.snapshot import Snapshot, copy_of, of_file
@@ -120,7 +121,7 @@ class Checker:
             wrong.append(f"waits for a task that is {row['task_state']} and polled at {row['next_poll_at']}")
         if state == "waiting" and attempts:
             wrong.append("waits, and has attempts")
-        if [attempt["number"] for attempt in attempts] != list(range(1, row["attempts"] + 1)):
+        if not is_whole([(attempt["number"], attempt["result"]) for attempt in attempts], row["attempts"]):
             wrong.append(f"counts {row['attempts']} attempts, and has {[attempt['number'] for attempt in attempts]}")
         if row["budget_used"] != sum(attempt["result"] != "interrupted" for attempt in attempts):
             wrong.append(f"counts {row['budget_used']} against its schedule of {[a['result'] for a in attempts]}")
@@ -137,18 +138,25 @@ class Checker:
         state = now.callbacks[callback_id]["state"]
         if before["state"] in _ENDED and state != before["state"]:
             self.corrupted.append(f"{callback_id} was {before['state']} and is {state}")
-        rows = [tuple(row) for row in self._last.attempts.get(callback_id, [])]
-        if [tuple(row) for row in now.attempts.get(callback_id, [])][: len(rows)] != rows:
+        came = [*self._last.attempts.get(callback_id, []), *self._new_attempts(callback_id, now)]
+        left = stay([(row["number"], row["result"]) for row in came])
+        expected = [tuple(row) for row in came if row["number"] in left]
+        if [tuple(row) for row in now.attempts.get(callback_id, [])] != expected:
             self.corrupted.append(f"{callback_id} has lost or changed an attempt")
         body = self._last.bodies.get(callback_id)
         if body is not None and now.bodies.get(callback_id) != body:
             self.corrupted.append(f"{callback_id} has other bytes than before")
 
+    def _new_attempts(self, callback_id: str, now: Snapshot) -> list[Any]:
+        """Return those that were recorded since the last snapshot."""
+        known = max((row["number"] for row in self._last.attempts.get(callback_id, [])), default=0)
+        return [row for row in now.attempts.get(callback_id, []) if row["number"] > known]
+
     def _check_arrivals(self, callback_id: str, now: Snapshot, *, clean: bool) -> None:
         arrivals = self._sides.arrivals.get(callback_id, [])
         if any(arrival.digest != now.bodies.get(callback_id) for arrival in arrivals):
             self.corrupted.append(f"{callback_id} arrived with other bytes than are in the database")
-        recorded = now.attempts.get(callback_id, [])[len(self._last.attempts.get(callback_id, [])) :]
+        recorded = self._new_attempts(callback_id, now)
         came = arrivals[self._arrived[callback_id] :]
         state = now.callbacks[callback_id]["state"]
         answered = [row["status_code"] for row in recorded if row["status_code"] is not None]

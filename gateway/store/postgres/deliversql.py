@@ -13,6 +13,7 @@ __all__ = [
     "CLAIM_WEBHOOKS",
     "COUNT_ATTEMPTS",
     "COUNT_OWED",
+    "FORGET_INTERRUPTED",
     "INSERT_ATTEMPTS",
     "KEEP_WEBHOOK",
     "RECORD_ATTEMPTS",
@@ -204,4 +205,17 @@ UPDATE callbacks SET attempts = greatest(attempts, made.number), claimed_until =
 FROM (SELECT * FROM {given("new", "seq", "number", "fence")} ORDER BY seq) AS made
 WHERE callbacks.seq = ANY (ARRAY[made.seq]) AND callbacks.fence = made.fence
 AND (callbacks.attempts < made.number OR callbacks.claimed_until > 0)
+"""  # noqa: S608 - as above
+
+# Of callbacks that this transaction has locked: else two might wait for one another.
+FORGET_INTERRUPTED = f"""
+WITH its AS MATERIALIZED (
+    SELECT its.* FROM (SELECT DISTINCT seq, fence FROM {given("new", "seq", "fence")}) AS made
+    CROSS JOIN LATERAL (SELECT seq FROM callbacks WHERE seq = made.seq AND fence = made.fence OFFSET 0) AS c
+    CROSS JOIN LATERAL (
+        SELECT callback_seq, number, lag(result) OVER along AS before, result, lead(result) OVER along AS after
+        FROM attempts WHERE callback_seq = c.seq WINDOW along AS (ORDER BY number)) AS its)
+DELETE FROM attempts USING its
+WHERE attempts.callback_seq = ANY (ARRAY[its.callback_seq]) AND attempts.number = its.number
+AND its.before = 'interrupted' AND its.result = 'interrupted' AND its.after = 'interrupted'
 """  # noqa: S608 - as above

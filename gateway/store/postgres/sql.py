@@ -14,6 +14,7 @@ from gateway.core.pollhistory import KEPT, MOST, SIZE
 from gateway.store.dialect import OWED_AT_ONCE
 from gateway.store.postgres.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
 from gateway.store.postgres.deliversql import COUNT_OWED as COUNT_OWED
+from gateway.store.postgres.deliversql import FORGET_INTERRUPTED as FORGET_INTERRUPTED
 from gateway.store.postgres.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
 from gateway.store.postgres.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
 from gateway.store.postgres.deliversql import RECORD_DEAD as RECORD_DEAD
@@ -110,7 +111,9 @@ WRITE_LARGE = {
 
 _ATTEMPT = ", ".join(Attempt.__struct_fields__)
 
-SELECT_ATTEMPTS = f"SELECT {_ATTEMPT} FROM attempts WHERE callback_seq = $1 ORDER BY number"  # noqa: S608 - as above
+SELECT_ATTEMPTS = f"""
+SELECT {_ATTEMPT} FROM attempts WHERE callback_seq = $1 ORDER BY number DESC LIMIT $2
+"""  # noqa: S608 - as above
 
 SELECT_STATE = "SELECT seq, task_seq, state FROM callbacks WHERE id = :id AND client = coalesce(:client, client)"
 

@@ -10,6 +10,7 @@ from gateway.store.sqlite.atonce import at_once
 __all__ = [
     "COUNT_ATTEMPTS",
     "COUNT_OWED",
+    "FORGET_INTERRUPTED",
     "INSERT_ATTEMPTS",
     "RECORD_ATTEMPTS",
     "RECORD_DEAD",
@@ -103,4 +104,15 @@ COUNT_ATTEMPTS = """
 WITH made (seq, number, fence) AS (VALUES ?)
 UPDATE callbacks SET attempts = made.number
 FROM made WHERE callbacks.seq = made.seq AND callbacks.attempts < made.number
+"""
+
+FORGET_INTERRUPTED = """
+WITH made (seq, fence) AS (VALUES ?),
+its AS (
+    SELECT callback_seq, number, lag(result) OVER along AS before, result, lead(result) OVER along AS after
+    FROM made CROSS JOIN attempts ON callback_seq = made.seq
+    WINDOW along AS (PARTITION BY callback_seq ORDER BY number))
+DELETE FROM attempts WHERE (callback_seq, number) IN (
+    SELECT callback_seq, number FROM its
+    WHERE before = 'interrupted' AND result = 'interrupted' AND after = 'interrupted')
 """

@@ -16,6 +16,7 @@ from gateway.store.sqlite.columns import TASK as _TASK
 from gateway.store.sqlite.columns import callbacks_at_once, due_tasks_at_once
 from gateway.store.sqlite.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
 from gateway.store.sqlite.deliversql import COUNT_OWED as COUNT_OWED
+from gateway.store.sqlite.deliversql import FORGET_INTERRUPTED as FORGET_INTERRUPTED
 from gateway.store.sqlite.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
 from gateway.store.sqlite.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
 from gateway.store.sqlite.deliversql import RECORD_DEAD as RECORD_DEAD
@@ -146,7 +147,9 @@ SELECT_BYTES = {
 
 _ATTEMPT = ", ".join(Attempt.__struct_fields__)
 
-SELECT_ATTEMPTS = f"SELECT {_ATTEMPT} FROM attempts WHERE callback_seq = ? ORDER BY number"  # noqa: S608 - as above
+SELECT_ATTEMPTS = f"""
+SELECT {_ATTEMPT} FROM attempts WHERE callback_seq = ? ORDER BY number DESC LIMIT ?
+"""  # noqa: S608 - as above
 
 SELECT_STATE = "SELECT seq, task_seq, state FROM callbacks WHERE id = :id AND client = coalesce(:client, client)"
 LOCK_STATE = SELECT_STATE  # within a transaction: nobody else writes

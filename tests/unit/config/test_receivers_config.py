@@ -178,6 +178,8 @@ MATCH = 'match = "https://a.example"\n'
         ('match = "https://a.example/?canary"', "receivers[2]: match: got 'https://a.example/?…'; write the beginning"),
         ('match = "https://a.example/#x"', "receivers[2]: match: got 'https://a.example/#x'; write the beginning"),
         ('match = "https://a.example:99999"', "receivers[2]: match: got 'https://a.example:99999'; write the"),
+        ('match = "https://*.example"', "receivers[2]: match: got 'https://*.example'; write it without *, such as"),
+        ('match = "https://a.example/b/*"', "receivers[2]: match: got 'https://a.example/b/*'; write it without *"),
         ('match = "https://FIRST.example/"', "receivers[2]: match: receivers[1] is about the same URLs"),
         (MATCH + "concurency = 1", "receivers[2]: concurency: no such setting; did you mean concurrency?"),
         (MATCH + "concurrency = 0", "receivers[2]: concurrency: got '0'; write a whole number from 1 to 256"),

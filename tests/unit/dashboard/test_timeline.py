@@ -195,6 +195,18 @@ def test_a_whole_life_stands_in_its_order() -> None:
     assert "10 attempts" in told[5].text
 
 
+def test_attempts_that_are_not_kept_are_told_of() -> None:
+    """How many are left out between two that did not count; and where only the last ones are read, before them."""
+    of = callback({"state": TaskState.SUCCESS, "settled_at": NOW}, state=CallbackState.PENDING, attempts=1203)
+    numbers = [1, 2, 1202, 1203]
+    tried = [attempt(number, NOW + number, AttemptResult.INTERRUPTED) for number in numbers]
+    told = {moment.title: moment.text for moment in line(of, *tried)}
+    left_out = [told[f"Attempt {number}: answered 503"].partition("12 ms.")[2] for number in numbers]
+    assert left_out == ["", "", " The 1,199 before it came to the same.", ""]
+    (_, first, *_) = line(of, *tried[2:])[1:]
+    assert first.text.endswith("The 1,201 before it are not shown.")
+
+
 @pytest.mark.parametrize(
     ("state", "words", "look"),
     [
