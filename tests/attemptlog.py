@@ -1,6 +1,7 @@
 """The law of a callback's log: all of its attempts, but those that did not count between two others that did not."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 __all__ = ["is_whole", "stay"]
 
@@ -21,6 +22,6 @@ def is_whole(log: Sequence[tuple[int, str]], attempts: int) -> bool:
     numbers = [number for number, _ in log]
     follow = all(
         number == before + 1 or (number > before and result == was == _INTERRUPTED)
-        for (before, was), (number, result) in zip(log, log[1:], strict=False)
+        for (before, was), (number, result) in pairwise(log)
     )
     return numbers[0] == 1 and numbers[-1] == attempts and follow and stay(log) == numbers

@@ -33,7 +33,7 @@ from gateway.api.schema import (
 from gateway.api.shares import READ, WHOLE, share
 from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response
 from gateway.core.clock import Clock, from_iso
-from gateway.core.errors import Forbidden, InvalidRequest, NotFound, StoreError, StorePartly
+from gateway.core.errors import Forbidden, InvalidRequest, NotFound
 from gateway.core.memory import SMALL
 from gateway.core.model import Callback, CallbackState
 from gateway.core.telling import refuse_cancelling, refuse_redelivering, told
@@ -110,12 +110,10 @@ class Callbacks:
         return Response(status_code=204)
 
     async def redeliver(self, request: Request) -> Response:
-        found = await _asked(request, 1, lambda whose, one: self._registry.redeliver(whose, one, self._clock.now()))
+        found, callback = await _asked(
+            request, 1, lambda whose, one: self._registry.redeliver(whose, one, self._clock.now())
+        )
         refuse_redelivering(found)
-        try:
-            callback = await _asked(request, READ, self._registry.get_callback)
-        except StoreError as exc:
-            raise StorePartly("The callback is redelivered; the database cannot be read for it at the moment.") from exc
         return json_response(self._view(request, callback), 202)
 
     async def redeliver_dead(self, request: Request) -> Response:

@@ -53,7 +53,7 @@ class Actions:
         found = await self._registry.redeliver(asked.visitor.client, callback_id, self._clock.now())
         if found is None:
             raise NotFound(f"There is no callback {callback_id}.")
-        refuse_redelivering(found)
+        refuse_redelivering(found[0])
         return _page_of(callback_id, "redelivered")
 
     async def cancel(self, asked: Asked, form: Mapping[str, str]) -> str:

@@ -132,8 +132,12 @@ class Registry(ProxyRegistry, Protocol):
     async def cancel(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
         """Cancel a waiting or pending callback; return the state found, None where there is no such callback."""
 
-    async def redeliver(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
-        """Make a pending, delivered or dead callback due now with a fresh budget; return the state found."""
+    async def redeliver(self, client: str | None, callback_id: str, now: int) -> tuple[CallbackState, Callback] | None:
+        """Make a pending, delivered or dead callback due now with a fresh budget.
+
+        Return the state found and the callback as it is by that, whatever comes of its next attempt meanwhile; None
+        where there is no such callback.
+        """
 
     async def redeliver_dead(
         self,

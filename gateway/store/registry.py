@@ -231,20 +231,24 @@ class StoreRegistry(StoreCreates, StoreSearch):
             states.append(CallbackState(found[0][2]) if found else None)
         return states
 
-    async def redeliver(self, client: str | None, callback_id: str, now: int) -> CallbackState | None:
-        state: CallbackState | None
-        state, _ = await self._writer.submit(self.redeliver_kind, {"client": client, "id": callback_id, "now": now})
-        return state
+    async def redeliver(self, client: str | None, callback_id: str, now: int) -> tuple[CallbackState, Callback] | None:
+        found: tuple[CallbackState, Callback] | None
+        found, _ = await self._writer.submit(self.redeliver_kind, {"client": client, "id": callback_id, "now": now})
+        return found
 
-    def _apply_redeliver(self, items: Sequence[dict[str, Any]]) -> Work[list[tuple[CallbackState | None, list[Lane]]]]:
+    def _apply_redeliver(
+        self, items: Sequence[dict[str, Any]]
+    ) -> Work[list[tuple[tuple[CallbackState, Callback] | None, list[Lane]]]]:
         sql = self._sql
-        results: list[tuple[CallbackState | None, list[Lane]]] = []
+        results: list[tuple[tuple[CallbackState, Callback] | None, list[Lane]]] = []
         for item in items:
-            found = (yield Run(sql.LOCK_STATE, item)).rows
             lanes: list[Lane] = []
-            for seq, _, _ in found:
+            redelivered = None
+            for seq, _, state in (yield Run(sql.LOCK_STATE, item)).rows:
                 lanes += map(Lane._make, (yield Run(sql.REDELIVER_CALLBACK, {**item, "seq": seq})).rows)
-            results.append((CallbackState(found[0][2]) if found else None, lanes))
+                (row,) = (yield Run(sql.SELECT_CALLBACK, {"id": item["id"], "client": item["client"]})).rows
+                redelivered = CallbackState(state), rows.callback(row)
+            results.append((redelivered, lanes))
         return results
 
     def _redelivered(self, items: Sequence[dict[str, Any]], results: Sequence[tuple[object, Sequence[Lane]]]) -> None:
@@ -292,7 +296,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
                 some = ids[start : start + _REDELIVERED_AT_ONCE]  # these share a transaction
                 async with turn():
                     found = await asyncio.gather(*(self.redeliver(client, one, about["now"]) for one in some))
-                yield found.count(CallbackState.DEAD)
+                yield sum(one is not None and one[0] is CallbackState.DEAD for one in found)
 
     async def _redeliver_some(self, client: str, about: Mapping[str, int]) -> int:
         item = {**about, "client": client}

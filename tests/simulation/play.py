@@ -217,7 +217,7 @@ class _Run:
         everything = event.kind == "redeliver dead"
         since, until = (now - SOME_TIME_MS * back for back in SPANS[event.number % len(SPANS)])
         ask = self.laws.asks.begin(Ask(event.kind, None if everything else callback_id, now, since, until))
-        asked: Awaitable[CallbackState | int | None]
+        asked: Awaitable[CallbackState | tuple[CallbackState, Callback] | int | None]
         if everything:
             asked = store.registry.redeliver_dead(None, ask.since, ask.until, now)
         elif event.kind == "cancel":
@@ -225,7 +225,8 @@ class _Run:
         else:
             asked = store.registry.redeliver(None, callback_id, now)
         try:
-            self.laws.asks.answered(ask, await asked)
+            found = await asked
+            self.laws.asks.answered(ask, found[0] if isinstance(found, tuple) else found)
         except StoreError as error:
             self.laws.asks.refused(ask)
             excused = life is not self.life or life.connection.broken is not None

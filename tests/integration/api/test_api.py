@@ -10,14 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import Response
 
 from gateway.app import build as app
 from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError, StoreRefused, StoreUnsure
-from gateway.core.model import CallbackState, NewCallback, Registration
+from gateway.core.model import NewCallback, Registration
 from gateway.net.resolver import Resolver
+from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.store.registry import StoreRegistry
@@ -382,21 +384,33 @@ async def test_a_commit_of_which_nobody_knows(api: httpx.AsyncClient, monkeypatc
     assert answer.json()["detail"].endswith("this may be stored all the same; send it again.")
 
 
-async def test_a_redelivery_that_cannot_be_shown_is_not_said_to_be_none(
-    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is stored by then: sent again, it would be one more."""
+async def test_a_redelivery_is_told_as_it_was_made(api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is pending again, though its receiver has taken it by the time that its client is answered."""
+    real = StoreRegistry.redeliver
 
-    async def redeliver(*_: Any) -> CallbackState:
-        return CallbackState.DEAD
+    async def delivered(callback_id: str, attempts: int) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                if (await api.get(f"/v1/callbacks/{callback_id}")).json()["attempts"] >= attempts:
+                    return
+                await asyncio.sleep(0.01)
 
-    async def get_callback(*_: Any) -> None:
-        raise StoreError("disk I/O error")
+    async def redeliver(self: StoreRegistry, client: str | None, callback_id: str, now: int) -> Any:
+        found = await real(self, client, callback_id, now)
+        await delivered(callback_id, 2)
+        return found
+
+    async def takes_it(scope: Any, receive: Any, send: Any) -> None:
+        await Response(status_code=204)(scope, receive, send)
 
     monkeypatch.setattr(StoreRegistry, "redeliver", redeliver)
-    monkeypatch.setattr(StoreRegistry, "get_callback", get_callback)
-    answer = await api.post("/v1/callbacks/cb_1/redeliver")
-    assert (answer.status_code, answer.json()["detail"].startswith("The callback is redelivered; ")) == (503, True)
+    async with serve_asgi(takes_it) as url:
+        callback = (await api.post("/v1/callbacks", json=body(taskId="sim-success-0-1", callbackUrl=url))).json()
+        await delivered(callback["id"], 1)
+        answer = await api.post(f"/v1/callbacks/{callback['id']}/redeliver")
+        told = answer.json()
+        assert (answer.status_code, told["state"], told["attempts"], told["deliveredAt"]) == (202, "pending", 1, None)
+        assert told["nextAttemptAt"] is not None
 
 
 async def test_items_that_are_stored_one_by_one_tell_of_each_too(

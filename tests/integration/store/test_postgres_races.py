@@ -273,8 +273,8 @@ async def cancelled_if_said_so(acts: Acts, results: Sequence[Any]) -> bool:
 
 
 async def pending_if_said_so(acts: Acts, results: Sequence[Any]) -> bool:
-    state, _ = results[0][0]
-    could = state in (CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.DEAD)
+    found, _ = results[0][0]
+    could = found is not None and found[0] in (CallbackState.PENDING, CallbackState.DELIVERED, CallbackState.DEAD)
     return ((await acts.states()).get("first", "gone") == "pending") is could
 
 

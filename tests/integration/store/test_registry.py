@@ -400,9 +400,10 @@ async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: Call
     next_at = NOW + 60_000 if state is CallbackState.PENDING else None
     await store.outbox.record(attempt_of(due, result, next_at=next_at))
     store.outbox.due.clear()
-    assert await store.registry.redeliver("ann", callback.id, NOW + 50) is state
+    found = await store.registry.redeliver("ann", callback.id, NOW + 50)
     assert store.outbox.due.is_set()
     after = await look(store, callback)
+    assert found == (state, after)
     assert (after.state, after.next_attempt_at, after.delivered_at) == (CallbackState.PENDING, NOW + 50, None)
     again = await claim(store, NOW + 50)
     assert (again.id, again.body, again.attempts, again.budget_used) == (due.id, due.body, 1, 0)
@@ -413,7 +414,7 @@ async def test_a_redelivery_makes_a_webhook_due_afresh(store: Store, state: Call
 async def test_what_is_owed_nothing_cannot_be_redelivered(store: Store, state: CallbackState) -> None:
     """A waiting callback has no webhook yet, a cancelled one none any more."""
     callback = await brought_to(store, state)
-    assert await store.registry.redeliver("ann", callback.id, NOW) is state
+    assert await store.registry.redeliver("ann", callback.id, NOW) == (state, callback)
     assert await look(store, callback) == callback
 
 
