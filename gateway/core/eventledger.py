@@ -13,7 +13,7 @@ Nobody wants to be called a thousand times for one thing:
 - 200 events wait at most. What would be one more is not told, but counted, and the next event says how many they were.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -171,8 +171,14 @@ class Ledger(msgspec.Struct, omit_defaults=True):
     def next_due_at(self) -> int | None:
         return min((event.due_at for event in self._first()), default=None)
 
-    def claim(self, now: int, lease_ms: int) -> WaitingEvent | None:
-        """Return the event that has been due the longest, which is nobody else's for so long."""
+    def claim(
+        self, now: int, lease_ms: int, words: Callable[[str], Mapping[str, str]] = lambda _: {}
+    ) -> WaitingEvent | None:
+        """Return the event that has been due the longest, which is nobody else's for so long.
+
+        ``words``: what else an event of a type says. It stays as it was the first time: whoever sends the event again
+        may have other words by then, and its bytes are to be the same.
+        """
         event = min(self._first(), key=lambda one: one.due_at, default=None)
         if event is None or event.due_at > now:
             return None
@@ -184,6 +190,8 @@ class Ledger(msgspec.Struct, omit_defaults=True):
                 self.told[event.key] = now
             if self.dropped > self.dropped_told:
                 event.data["dropped"], self.dropped_told = self.dropped - self.dropped_told, self.dropped
+        for name, text in words(event.type).items():
+            event.data.setdefault(name, text)
         event.due_at = now + lease_ms
         return event
 

@@ -19,7 +19,7 @@ from gateway.core.telemetry import Metrics
 from gateway.loops.happenings import Happenings
 from gateway.loops.inflight import InFlight
 from gateway.store import Events
-from gateway.webhook.eventbody import event_body
+from gateway.webhook.eventbody import event_body, words_of
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Sender
@@ -103,9 +103,11 @@ class OperatorEvents:
 
     async def _send_due(self) -> None:
         lease_ms = round((self._sender.timeout_s + _LEASE_S) * 1000)
+        words = partial(words_of, manual=self._manual)
         try:
             while not self._draining:
-                event = await self._events.change(partial(Ledger.claim, now=self._clock.now(), lease_ms=lease_ms))
+                claim = partial(Ledger.claim, now=self._clock.now(), lease_ms=lease_ms, words=words)
+                event = await self._events.change(claim)
                 if event is None:
                     return
                 await self._send(event)
@@ -114,7 +116,7 @@ class OperatorEvents:
             _log.warning("event.not_recorded", error=exc.message)
 
     async def _send(self, event: WaitingEvent) -> None:
-        body = event_body(event, self._manual)
+        body = event_body(event)
         headers = self._headers.of_event(event.id, body, self._clock.now() // 1000)
         try:
             sent = await self._sender.send(self._url, headers, body)

@@ -1,6 +1,7 @@
 """Operator event → the exact bytes of its webhook, with what to do about it and where the manual tells more.
 
-Owns the words; pure. Called by the loop that sends events, for each attempt anew: the same bytes each time.
+Owns the words; pure. Called by the loop that sends events. The words are kept with an event from its first attempt on,
+and its body is made for each attempt anew: the same bytes each time, also after a restart with other words.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from gateway.core.eventledger import (
     WaitingEvent,
 )
 
-__all__ = ["MANUAL", "WHAT_TO_DO", "event_body"]
+__all__ = ["MANUAL", "WHAT_TO_DO", "event_body", "words_of"]
 
 WHAT_TO_DO: Mapping[str, str] = {
     CALLBACK_DEAD: "These webhooks are not sent again by themselves: mend their receiver, then redeliver them with "
@@ -39,7 +40,11 @@ MANUAL: Mapping[str, str] = {
 """The page of the manual, and the heading on it."""
 
 
-def event_body(event: WaitingEvent, manual: str) -> bytes:
-    """Return an event's body; ``manual`` is where the manual is, without a slash at its end."""
-    more = {"whatToDo": WHAT_TO_DO[event.type], "manual": f"{manual}/{MANUAL[event.type]}"}
-    return msgspec.json.encode({"type": event.type, "timestamp": to_iso(event.at), "data": {**event.data, **more}})
+def words_of(type_: str, manual: str) -> dict[str, str]:
+    """Return what an event of a type says of itself; ``manual`` is where the manual is, without a slash at its end."""
+    return {"whatToDo": WHAT_TO_DO[type_], "manual": f"{manual}/{MANUAL[type_]}"}
+
+
+def event_body(event: WaitingEvent) -> bytes:
+    """Return the body of an event that has its words."""
+    return msgspec.json.encode({"type": event.type, "timestamp": to_iso(event.at), "data": event.data})

@@ -17,6 +17,7 @@ from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
+from gateway.webhook import eventbody
 from tests.jsonschema import faults
 from tests.running import LIMIT_S, Running, a_moment, running
 from tests.unit.api.test_openapi import DOCUMENT
@@ -35,6 +36,7 @@ class Peer:
     def __init__(self) -> None:
         self.status = 204
         self.posts: list[tuple[str, Any]] = []
+        self.bodies: list[tuple[str, bytes]] = []
         self.faults: list[str] = []
         """What comes and is not what ``/openapi.json`` says."""
         self.url = ""
@@ -44,6 +46,7 @@ class Peer:
         headers = {name.decode(): value.decode() for name, value in scope["headers"]}
         standardwebhooks.Webhook(SECRET).verify(body, headers)
         self.posts.append((headers["webhook-id"], told := json.loads(body)))
+        self.bodies.append((headers["webhook-id"], body))
         self.faults += faults(told, _schema(told["type"]), DOCUMENT["components"]["schemas"])
         await Response(status_code=self.status)(scope, receive, send)
 
@@ -271,3 +274,20 @@ async def test_without_a_url_nothing_is_kept(stand: Stand) -> None:
     for gateway in stand.gateways:
         assert await gateway.gateway.store.load("events") is None
         assert 'gateway_loop_restarts_total{loop="events"}' not in (await gateway.client.get("/metrics")).text
+
+
+async def test_an_event_that_is_sent_again_has_the_same_bytes(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words and its link too, though who sends it again has others: after an upgrade, with another GATEWAY_URL."""
+    schedule = ",".join(["0", *["0.2"] * 200])
+    stand.receiver.status, stand.operator.status = 410, 500
+    async with AsyncExitStack() as before:
+        await stand.start(before, GATEWAY_RETRY_SCHEDULE=schedule)
+        await stand.register("sim-success-0-a")
+        await until(lambda: bool(stand.operator.bodies))
+    sent = len(stand.operator.bodies)
+    monkeypatch.setitem(eventbody.WHAT_TO_DO, "callback.dead", "Something else.")  # type: ignore[arg-type]
+    stand.operator.status = 204
+    await stand.start(GATEWAY_RETRY_SCHEDULE=schedule, GATEWAY_URL="https://elsewhere.example.com")
+    await until(lambda: len(stand.operator.bodies) > sent)
+    assert len(set(stand.operator.bodies)) == 1
+    assert (await stand.operator.told("callback.dead"))["manual"].startswith("https://gateway.example.com/")

@@ -82,6 +82,21 @@ def test_what_is_claimed_changes_no_more() -> None:
     assert (at, second.data["callbackIds"]) == (302, ["cb_2"])
 
 
+def test_the_words_of_the_first_attempt_stay() -> None:
+    """Whoever sends it again may have others; one that was sent by a gateway that kept none gets them then."""
+    ledger = Ledger()
+    ledger.died(died([1]), NOW)
+    for at, words, kept in (
+        (2, {}, {}),
+        (20, {"manual": "/a"}, {"manual": "/a"}),
+        (40, {"manual": "/b"}, {"manual": "/a"}),
+    ):
+        event = ledger.claim(NOW + at * S, LEASE_MS, lambda type_, its=words: its if type_ == CALLBACK_DEAD else {})
+        assert event is not None
+        assert {name: text for name, text in event.data.items() if name == "manual"} == kept
+        ledger.failed(event.id, NOW + (at + 1) * S, "refused")
+
+
 def test_a_claimed_event_is_nobody_elses_until_its_claim_lapses() -> None:
     """As its claimer may have died, it comes again then."""
     ledger = Ledger()
