@@ -27,7 +27,6 @@ from gateway.api.watching import Watching
 from gateway.core.creates import CreateAnswer, NewCreate
 from gateway.core.errors import Conflict, RequestError, StoreError, UpstreamFailed, UpstreamTimeout
 from gateway.core.model import Format
-from gateway.core.urls import receiver_of
 from gateway.upstream.answer import Created
 from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.turns import Waiter
@@ -75,8 +74,15 @@ class Creating:
     """Forwards creates to one upstream, whose callbacks are of this format."""
 
     def __init__(
-        self, proxied: Proxied, forwarding: Forwarding, watching: Watching, *, callback_format: Format
+        self,
+        proxied: Proxied,
+        forwarding: Forwarding,
+        watching: Watching,
+        *,
+        callback_format: Format,
+        receiver_name: Callable[[str], str],
     ) -> None:
+        self._receiver_name = receiver_name
         self._registry = proxied.registry
         self._clock = proxied.clock
         self._metrics = proxied.metrics
@@ -132,7 +138,7 @@ class Creating:
             status=told.status,
             task_id=found.task_id,
             model=asked.model,
-            receiver=None if asked.callback is None else receiver_of(asked.callback[1]),
+            receiver=None if asked.callback is None else self._receiver_name(asked.callback[1]),
             client=client,
         )
         await self._held_back(ending)
@@ -158,7 +164,7 @@ class Creating:
             "proxy.created_without_id",
             upstream=self._upstream.name,
             status=told.status,
-            receiver=receiver_of(asked.callback[1]),
+            receiver=self._receiver_name(asked.callback[1]),
         )
         return self._without_id(told)
 
@@ -250,13 +256,14 @@ class Creating:
     async def _register(self, one: Outgoing, task_id: str, url: str, answer: CreateAnswer) -> None:
         """Register a callback, with the answer to its create where that may be repeated: its task is paid for."""
         client, model, create = one.client, one.asked.model, one.create
-        told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver_of(url), "client": client}
+        receiver = self._receiver_name(url)
+        told = {"upstream": self._upstream.name, "task_id": task_id, "receiver": receiver, "client": client}
         asked = CallbackRequest(task_id=task_id, callback_url=url, model=model, format=self._callback_format)
 
         async def write() -> None:
             now = self._clock.now()  # anew each time: the clock may have been set since the last
             first_poll_at = self._timetable.first_poll_at(now, client, model, new=True)
-            new = new_callback(asked, b"{}", client, self._upstream.name, now, first_poll_at, one.trace)
+            new = new_callback(asked, receiver, b"{}", client, self._upstream.name, now, first_poll_at, one.trace)
             if create is None:
                 (registration,) = await self._registry.register([new])
             else:

@@ -47,6 +47,7 @@ from gateway.core.errors import (
 )
 from gateway.core.memory import SMALL
 from gateway.core.model import Format
+from gateway.core.urls import receiver_of
 from gateway.store import Housekeeping
 from gateway.upstream.turns import Waiter
 
@@ -70,11 +71,13 @@ class UpstreamProxy:
         callback_format: Format,
         check_url: Callable[[str], Awaitable[object]],
         watch_s: float,
+        receiver_name: Callable[[str], str] = receiver_of,
     ) -> None:
         """Stand in for an upstream.
 
         ``callback_format``: of what creates ask for. ``check_url`` raises AddressNotAllowed for a URL that the callback
-        policy refuses. ``watch_s``: see ``Watching``. Once the gateway drains, ``drain`` is to be called.
+        policy refuses. ``receiver_name``: what a URL's receiver is called. ``watch_s``: see ``Watching``. Once the
+        gateway drains, ``drain`` is to be called.
         """
         upstream, calls = proxied.upstream, proxied.calls
         self.profile, self.name, self.base_url = upstream.profile, upstream.name, upstream.base_url
@@ -90,7 +93,9 @@ class UpstreamProxy:
         self._forwarding = Forwarding(proxied)
         watching = Watching(proxied, watch_s)
         self._reading = Reading(proxied, self._forwarding, watching)
-        self._creating = Creating(proxied, self._forwarding, watching, callback_format=callback_format)
+        self._creating = Creating(
+            proxied, self._forwarding, watching, callback_format=callback_format, receiver_name=receiver_name
+        )
         self._once = Once(proxied)
         self._passing = Passing(proxied, self._forwarding, watching)
 

@@ -50,6 +50,7 @@ from gateway.core.errors import (
 from gateway.core.ids import new_callback_id
 from gateway.core.model import Callback, Format, NewCallback, Registration
 from gateway.core.telemetry import Metrics
+from gateway.core.urls import receiver_of
 from gateway.store import Registry
 
 __all__ = ["BatchAnswers", "Registering", "new_callback"]
@@ -89,11 +90,13 @@ class Registering:
         default_upstream: str | None,
         client_upstreams: Mapping[str, str] = MappingProxyType({}),
         root_path: str = "",
+        receiver_name: Callable[[str], str] = receiver_of,
     ) -> None:
         """``first_poll_at``: for each upstream, when a task is first polled, by its id, now, its client and its model.
 
         ``default_upstream``: what a callback means that names none; None: it has to name one. ``client_upstreams``:
         for clients with another default upstream, its name. ``root_path`` stands before all paths to its clients.
+        ``receiver_name``: what a URL's receiver is called.
         """
         self._registry = registry
         self._clock = clock
@@ -103,6 +106,7 @@ class Registering:
         self._default_upstream = default_upstream
         self.client_upstreams = client_upstreams
         self.root_path = root_path
+        self._receiver_name = receiver_name
 
     @property
     def upstreams(self) -> Collection[str]:
@@ -163,7 +167,8 @@ class Registering:
             what = "is missing" if upstream is None else "is not configured"
             raise invalid("upstream", f"{what}; there is: {', '.join(self._first_poll_at)}")
         first_poll_at = self._first_poll_at[upstream](asked.task_id, now, client, asked.model)
-        return new_callback(asked, metadata, client, upstream, now, first_poll_at, trace)
+        receiver = self._receiver_name(asked.callback_url)
+        return new_callback(asked, receiver, metadata, client, upstream, now, first_poll_at, trace)
 
     async def _registered_batch(
         self, request: Request, new: list[NewCallback]
@@ -233,6 +238,7 @@ class Registering:
 
 def new_callback(
     asked: CallbackRequest,
+    receiver: str,
     metadata: bytes,
     client: str,
     upstream: str,
@@ -247,6 +253,7 @@ def new_callback(
         upstream=upstream,
         task_id=asked.task_id,
         url=asked.callback_url,
+        receiver=receiver,
         metadata=metadata,
         timeout_s=DEFAULT_TIMEOUT_S if asked.timeout_seconds is None else int(asked.timeout_seconds),
         created_at=now,

@@ -8,7 +8,7 @@ import math
 import random
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -138,7 +138,7 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
     def in_force() -> Settings:
         return gateway.in_force
 
-    api = _api(settings, shared, watches, readiness, receivers.check)
+    api = _api(settings, shared, watches, readiness, receivers)
     backup = None if database is None else database.with_name(database.name + ".backup")
     gateway = Gateway(
         settings=settings,
@@ -267,13 +267,13 @@ def _api(
     shared: Shared,
     watches: Sequence[Watch],
     readiness: ReadyCheck,
-    check_url: Callable[[str], Awaitable[None]],
+    receivers: Receivers,
 ) -> Api:
     registry, clock, metrics = shared.store.registry, shared.clock, shared.metrics
     names = [watch.upstream.name for watch in watches]
     default = next((watch for watch in watches if watch.default), None)
     proxies = {
-        watch.upstream.name: _proxy(watch, settings, shared, check_url, readiness.draining)
+        watch.upstream.name: _proxy(watch, settings, shared, receivers, readiness.draining)
         for watch in watches
         if watch.upstream.profile.proxy is not None
     }
@@ -282,7 +282,8 @@ def _api(
         registry,
         clock,
         metrics,
-        check_url=check_url,
+        check_url=receivers.check,
+        receiver_name=receivers.name_of,
         first_poll_at={watch.upstream.name: partial(_first_poll_at, watch) for watch in watches},
         default_upstream=None if default is None else default.upstream.name,
         client_upstreams=client_upstreams(settings),
@@ -367,7 +368,7 @@ def _proxy(
     watch: Watch,
     settings: Settings,
     shared: Shared,
-    check_url: Callable[[str], Awaitable[None]],
+    receivers: Receivers,
     draining: asyncio.Event,
 ) -> UpstreamProxy:
     proxied = Proxied(
@@ -387,6 +388,7 @@ def _proxy(
         proxied,
         shared.store,
         callback_format=Format(settings.proxy_format),
-        check_url=check_url,
+        check_url=receivers.check,
+        receiver_name=receivers.name_of,
         watch_s=settings.proxy_watch_s,
     )

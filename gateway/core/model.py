@@ -131,6 +131,7 @@ class Callback(_Noun, frozen=True, kw_only=True):
     id: str
     client: str
     url: str
+    receiver: str
     metadata: bytes
     """The encoded JSON object, compact; ``{}`` where the client sent none."""
     timeout_s: int
@@ -178,15 +179,17 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
     timeout_s: int
     created_at: int
     first_poll_at: int
+    receiver: str = ""
+    """Who receives: scheme, host and port of the URL, also where it is left out; or its table's ``match``."""
     model: str | None = None
     """Which model works on the task, where the client has told, in the registration or its create."""
     format: Format = Format.STANDARD
     trace: str | None = None
     """What its webhook is to be a part of: ``gateway.core.tracecontext``."""
 
-    @property
-    def receiver(self) -> str:
-        return receiver_of(self.url)
+    def __post_init__(self) -> None:
+        if not self.receiver:
+            msgspec.structs.force_setattr(self, "receiver", receiver_of(self.url))
 
     @property
     def expires_at(self) -> int:

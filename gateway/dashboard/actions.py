@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
+from gateway.config.receivers import table_of
 from gateway.config.settings import DEFAULT_CLIENT
 from gateway.core.clock import from_iso, to_iso
 from gateway.core.errors import InvalidRequest, NotFound
@@ -65,14 +66,31 @@ class Actions:
         return _page_of(callback_id, "cancelled")
 
     async def pause(self, asked: Asked, form: Mapping[str, str]) -> str:
-        client, receiver = _lane(asked, form)
+        client, receiver = self._lane(asked, form)
         await self._refuse_unknown(client)
         await self._parts.pause(client, receiver, asked.visitor.name)
         return _page_of_receiver(form, "paused")
 
     async def resume(self, asked: Asked, form: Mapping[str, str]) -> str:
-        await self._parts.resume(*_lane(asked, form), asked.visitor.name)
+        await self._parts.resume(*self._lane(asked, form), asked.visitor.name)
         return _page_of_receiver(form, "resumed")
+
+    def _lane(self, asked: Asked, form: Mapping[str, str]) -> tuple[str, str]:
+        """Return whose webhooks to which receiver a form means."""
+        client = text_of(form, "client") if asked.visitor.client is None else asked.visitor.client
+        if client is None:
+            raise InvalidRequest("Say whose webhooks are meant: those of which client.")
+        named = form.get("receiver", "")
+        if self._parts.paused(client, named) is not None:  # perhaps by a table that is there no more
+            return client, named
+        url = web_link(named)
+        try:
+            if url is not None:
+                table = table_of(self._parts.settings().receivers, url)
+                return client, receiver_of(url) if table is None else table.match
+        except httpx.InvalidURL:
+            pass
+        raise InvalidRequest("A receiver is named as https://app.example.com, with the port where it has one.")
 
     async def _refuse_unknown(self, client: str) -> None:
         """Raise NotFound for a client that has neither a table nor a callback, as what was mistyped has none."""
@@ -120,20 +138,6 @@ def _id(asked: Asked) -> str:
     if not callback_id.isprintable():  # not every database takes such a name, not even to look for it
         raise NotFound("There is no such callback.")
     return callback_id
-
-
-def _lane(asked: Asked, form: Mapping[str, str]) -> tuple[str, str]:
-    """Return whose webhooks to which receiver a form means."""
-    client = text_of(form, "client") if asked.visitor.client is None else asked.visitor.client
-    if client is None:
-        raise InvalidRequest("Say whose webhooks are meant: those of which client.")
-    url = web_link(form.get("receiver", ""))
-    try:
-        if url is not None:
-            return client, receiver_of(url)
-    except httpx.InvalidURL:
-        pass
-    raise InvalidRequest("A receiver is named as https://app.example.com, with the port where it has one.")
 
 
 def _page_of_receiver(form: Mapping[str, str], done: str) -> str:

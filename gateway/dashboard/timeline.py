@@ -14,7 +14,6 @@ from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, 
 from gateway.core.pollhistory import PastPoll
 from gateway.core.taskoutcome import read_outcome
 from gateway.core.telling import told
-from gateway.core.urls import receiver_of
 from gateway.dashboard.actions import NOTICES
 from gateway.dashboard.asked import Asked, Shown
 from gateway.dashboard.facts import ModelFacts, Paused
@@ -62,7 +61,7 @@ class TimeLine:
         polls = await self._parts.registry.polls(callback.task)
         learned = self._learned(callback.task)
         told_of_end, held_up = _how_it_ended(callback.task.state, outcome), self._held_up(callback.task)
-        receiver = receiver_of(callback.url)
+        receiver = callback.receiver
         paused = self._parts.paused(callback.client, receiver)
         return Shown(
             "callback.html",

@@ -20,9 +20,10 @@ import structlog
 from gateway.core.clock import Clock, wait_for_event
 from gateway.core.errors import OutOfResources, StoreError
 from gateway.core.memory import SMALL, Memory
-from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallback, Lane, Share
+from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallback, Lane
 from gateway.core.telemetry import Metrics
 from gateway.core.tracing import OFF, Tracing
+from gateway.loops.claiming import claim_due
 from gateway.loops.failing import Failing
 from gateway.loops.inflight import InFlight
 from gateway.loops.pauses import Pauses
@@ -35,7 +36,7 @@ from gateway.webhook.limits import ReceiverLimits
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import NOT_COUNTED, OF_PROXY, Found, Sender, SendResult
 
-__all__ = ["Deliverer", "claim_due"]
+__all__ = ["Deliverer"]
 
 _log = structlog.get_logger()
 
@@ -350,30 +351,6 @@ class Deliverer:
             await asyncio.sleep(_NOT_MADE_PAUSE_S)
         finally:
             await self._outbox.release([claim])
-
-
-async def claim_due(outbox: Outbox, bulkhead: Bulkhead, now: int, limit: int) -> tuple[list[DueCallback], int | None]:
-    """Claim what there are places for, ``limit`` at most; also return when there is more, though no attempt ends."""
-    shares: list[Share] = []
-
-    def choose(due: list[Lane]) -> list[Share]:
-        for lane in due:
-            bulkhead.wait(lane)
-        shares.extend(bulkhead.shares(limit))
-        return shares
-
-    found, only_retries, next_due_at = await outbox.claim(choose, now)
-    for lane in only_retries:
-        bulkhead.wait_for_retries(lane)
-    claims: list[DueCallback] = []
-    refused: list[DueCallback] = []
-    for one in found:
-        (claims if bulkhead.admit(one) else refused).append(one)
-    if refused:  # their places have gone to others meanwhile
-        await outbox.release(refused)
-    # Others may have the places that these had no webhooks for.
-    more = bulkhead.in_line and len(claims) < sum(share.room for share in shares)
-    return claims, now if more or refused else next_due_at
 
 
 def _whose(claim: DueCallback) -> dict[str, str]:

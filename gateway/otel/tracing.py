@@ -44,7 +44,7 @@ from gateway import __version__
 from gateway.core.model import Attempt, DueCallback
 from gateway.core.tracecontext import headers_of
 from gateway.core.tracing import MOST_TRACES, PollCall, Span, current
-from gateway.core.urls import cached_by_url
+from gateway.core.urls import cached_by_url, receiver_of
 
 __all__ = ["OtelTracing"]
 
@@ -115,7 +115,7 @@ class OtelTracing:
     def attempt(self, claim: DueCallback, headers: dict[str, str]) -> "OtelAttempt":
         attributes = {
             HTTP_REQUEST_METHOD: "POST",
-            URL_FULL: claim.receiver,
+            URL_FULL: receiver_of(claim.receiver),  # without the path of a table
             _CALLBACK: claim.id,
             _TASK: claim.task_id,
             _CLIENT: claim.client,

@@ -270,6 +270,9 @@ class Outbox(Protocol):
     async def release(self, claims: Sequence[DueCallback]) -> None:
         """Give claims back with nothing recorded. Raises nothing: what cannot be given back ends by itself."""
 
+    async def hand_over(self, claims: Sequence[tuple[DueCallback, str]]) -> None:
+        """Give claims back with nothing recorded, on the lanes of other receivers, each named beside its claim."""
+
     async def record(self, record: AttemptRecord) -> None:
         """Store an attempt and its callback's next state in one transaction.
 

@@ -161,6 +161,8 @@ class Statements(Protocol):
     """As RECORD_ATTEMPTS → seq of those that it has changed."""
     COUNT_ATTEMPTS: str
     """Rows seq, number, fence: what RECORD_ATTEMPTS has passed over was made all the same; its claim ends, too."""
+    HAND_OVER_WEBHOOKS: str
+    """Rows seq, receiver, fence: its claim ends, too."""
     FORGET_INTERRUPTED: str
     """Rows seq, fence: of several interrupted attempts in a row only the first and the last one stay."""
 

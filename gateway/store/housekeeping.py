@@ -52,6 +52,7 @@ class StoreHousekeeping:
             self.tasks.watches.watch_kind,
             self.tasks.watches.poll_again_kind,
             self.outbox.record_kind,
+            self.outbox.hand_over_kind,
             self.registry.cancel_kind,
             self.registry.redeliver_kind,
             self.registry.redeliver_dead_kind,

@@ -42,6 +42,7 @@ class StoreOutbox:
         self.stale_writes = 0
         """How many were void: their claims had lapsed and were another's, or their callbacks were gone."""
         self.record_kind = Kind("record_attempt", self._apply_record, self._recorded, _claimed)
+        self.hand_over_kind = Kind("hand_over", self._apply_hand_over, self._handed_over, _to_hand_over)
 
     async def open(self) -> None:
         """Find out when which lane has something due, and when claims lapse. Raises StoreError."""
@@ -131,6 +132,22 @@ class StoreOutbox:
         for claim in claims:
             self._note_again(claim)
 
+    async def hand_over(self, claims: Sequence[tuple[DueCallback, str]]) -> None:
+        try:
+            await self._writer.submit(self.hand_over_kind, claims, len(claims))
+        except BaseException:
+            await self.release([claim for claim, _ in claims])
+            raise
+
+    def _apply_hand_over(self, items: Sequence[Sequence[tuple[DueCallback, str]]]) -> Work[None]:
+        moves = [(claim.seq, receiver, claim.fence) for item in items for claim, receiver in item]
+        yield Rows(self._sql.HAND_OVER_WEBHOOKS, moves)
+
+    def _handed_over(self, items: Sequence[Sequence[tuple[DueCallback, str]]], _: object) -> None:
+        for claim, receiver in (one for item in items for one in item):
+            self._claims.recorded([claim])
+            self.tell(Lane(claim.client, receiver), self._by_now(claim.due_at))
+
     async def record(self, record: AttemptRecord) -> None:
         await self._writer.submit(self.record_kind, record)
 
@@ -181,3 +198,7 @@ class StoreOutbox:
 
 def _claimed(items: Sequence[AttemptRecord]) -> Touched:
     return Touched(webhooks=[item.claim.seq for item in items])
+
+
+def _to_hand_over(items: Sequence[Sequence[tuple[DueCallback, str]]]) -> Touched:
+    return Touched(webhooks=[claim.seq for item in items for claim, _ in item])

@@ -26,7 +26,6 @@ from gateway.core.model import (
 )
 from gateway.core.pollhistory import PastPoll
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
-from gateway.core.urls import receiver_of
 from gateway.store import Turn, rows
 from gateway.store.creates import StoreCreates, registered_for
 from gateway.store.dialect import Counted
@@ -149,7 +148,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
             if task.next_poll_at is not None:
                 polls[task.upstream, callback.client].append(task.next_poll_at)
             if callback.next_attempt_at is not None:
-                self._outbox.tell(Lane(callback.client, receiver_of(callback.url)), callback.next_attempt_at)
+                self._outbox.tell(Lane(callback.client, callback.receiver), callback.next_attempt_at)
         for (upstream, client), due_at in polls.items():
             self._tasks.tell(upstream, client, min(due_at))
         for watched in (one for _, joined in results for one in joined):

@@ -91,6 +91,7 @@ def created_callback(new: NewCallback, seq: int, first: NewCallback, task_seq: i
         id=new.id,
         client=new.client,
         url=new.url,
+        receiver=new.receiver,
         metadata=new.metadata,
         timeout_s=new.timeout_s,
         format=new.format,

@@ -229,7 +229,7 @@ class Bulkhead:
         """Take a place for an attempt, or say no: to its lane, its client, newcomers or retries."""
         lane = callback.lane
         attempt = _UnderWay(lane, callback.retry, lane not in self._well)
-        allowed, usage = (True, None) if self._limits is None else self._limits.begins(lane, callback.url)
+        allowed, usage = (True, None) if self._limits is None else self._limits.begins(callback.url)
         if not allowed or self._room_of_lane(lane) <= 0 or not self._begins(callback.claim, attempt):
             return False
         if usage is not None:
@@ -238,6 +238,11 @@ class Bulkhead:
         self._attempts[callback.claim] = attempt
         self._of_lane[lane] += 1
         return True
+
+    def misplaced(self, callback: DueCallback) -> str | None:
+        """Return to which receiver's lanes a webhook belongs, where that is another's: its table came after it."""
+        usage = None if self._limits is None or not self._limits.any else self._limits.usage_of(callback.url)
+        return None if usage is None or usage.receiver == callback.receiver else usage.receiver
 
     def _begins(self, claim: tuple[int, int], attempt: "_UnderWay") -> bool:
         client, newcomer = attempt.lane.client, attempt.newcomer

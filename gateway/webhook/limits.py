@@ -5,7 +5,6 @@ has webhooks claimed, and says which attempts begin and end; the sender says how
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 
 from gateway.core.model import Lane
 from gateway.core.ratelimit import RateLimiter, RateWindow
@@ -49,8 +48,14 @@ class Usage:
     """One table's attempts."""
 
     def __init__(
-        self, concurrency: int | None, windows: Sequence[RateWindow] | None, proxy: ProxyHealth | None
+        self,
+        concurrency: int | None,
+        windows: Sequence[RateWindow] | None,
+        proxy: ProxyHealth | None,
+        receiver: str = "",
     ) -> None:
+        """``receiver``: what the receiver is called on whose lanes the webhooks are that go by the table."""
+        self.receiver = receiver
         self._most = _MOST if concurrency is None else concurrency
         self._limiter = RateLimiter(windows or ())
         self._proxy = proxy
@@ -92,41 +97,24 @@ class ReceiverLimits:
         self.usage_of = usage_of
         self.any = False
         """Whether there is a table at all."""
-        self._at: Mapping[str, Sequence[Usage]] = {}
-        self._blocked: dict[Lane, Usage] = {}
+        self._at: Mapping[str, Usage] = {}
 
-    def use(self, at: Mapping[str, Sequence[Usage]], *, there_are: bool) -> None:
-        """Take these: of each receiver those that may count; of one that has URLs without any, none."""
-        self._at, self.any = at, there_are
-        self._blocked.clear()
+    def use(self, usages: Sequence[Usage]) -> None:
+        """Take these."""
+        self._at, self.any = {one.receiver: one for one in usages}, bool(usages)
 
     def room(self, lane: Lane) -> int:
         """Return how many attempts a lane may begin, as far as that can be told before its URLs are known."""
-        usages = self._at.get(lane.receiver)
-        blocked = self._blocked.get(lane)
-        if blocked is not None:
-            if (room := blocked.room(self.now_s())) <= 0:
-                return room
-            del self._blocked[lane]
-        if not usages:
-            return _MOST
-        now_s = self.now_s()
-        return max(usage.room(now_s) for usage in usages)
+        usage = self._at.get(lane.receiver)
+        return _MOST if usage is None else usage.room(self.now_s())
 
-    def begins(self, lane: Lane, url: str) -> tuple[bool, Usage | None]:
-        """Say whether an attempt may begin, and what it then uses.
-
-        Where it may not, its lane waits: the next webhook on it may be for the same URL.
-        """
+    def begins(self, url: str) -> tuple[bool, Usage | None]:
+        """Say whether an attempt may begin, and what it then uses."""
         usage = self.usage_of(url) if self.any else None
-        if usage is not None and usage.room(self.now_s()) <= 0:
-            self._blocked[lane] = usage
-            return False, None
-        return True, usage
+        return usage is None or usage.room(self.now_s()) > 0, usage
 
     @property
     def more_in_s(self) -> float | None:
         """In how long a table has room again, though no attempt ends."""
         now_s = self.now_s()
-        usages = chain(self._blocked.values(), *self._at.values())
-        return min((s for one in usages if (s := one.more_in_s(now_s)) is not None), default=None)
+        return min((s for one in self._at.values() if (s := one.more_in_s(now_s)) is not None), default=None)

@@ -91,7 +91,7 @@ class Receivers:
             proxy = None if one.proxy is None else proxies[one.proxy]
             known = self._tables.get(one.match)
             same = known is not None and _counts_as(known.settings) == _counts_as(one)
-            usage = known.usage if known is not None and same else Usage(one.concurrency, one.rate, proxy)
+            usage = known.usage if known is not None and same else Usage(one.concurrency, one.rate, proxy, one.match)
             made[one.match] = ReceiverTable(one, transports.get(way), usage, proxy)
         self._retired = [one for one in self._retired if one.in_use]
         for way in self._transports.keys() - transports.keys():
@@ -100,12 +100,7 @@ class Receivers:
         self._transports, self._proxies = transports, proxies
         self._tables = made
         self._find = cached_by_url(self._look)
-        at: dict[str, list[Usage]] = {}
-        for match, receiver in made.items():
-            at.setdefault(receiver_of(match), []).append(receiver.usage)
-        # Of a receiver of which only some paths have a table the others are not held up.
-        whole = {name: its for name, its in at.items() if name in made}
-        self.limits.use(whole, there_are=bool(made))
+        self.limits.use([one.usage for one in made.values()])
 
     @property
     def certificate_ends_at(self) -> float:
@@ -123,6 +118,14 @@ class Receivers:
     def of(self, url: str) -> ReceiverTable | None:
         """Return the table that a URL's webhooks go by; None: there is nothing particular to them."""
         return self._find(url) if self._tables else None
+
+    def name_of(self, url: str) -> str:
+        """Return what a URL's receiver is called: what goes by one table is a receiver of its own, with its own lanes.
+
+        So nothing else waits where it has no room, or its proxy is down.
+        """
+        receiver = self.of(url)
+        return receiver_of(url) if receiver is None else receiver.settings.match
 
     def _usage_of(self, url: str) -> Usage | None:
         receiver = self.of(url)

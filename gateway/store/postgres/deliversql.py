@@ -14,6 +14,7 @@ __all__ = [
     "COUNT_ATTEMPTS",
     "COUNT_OWED",
     "FORGET_INTERRUPTED",
+    "HAND_OVER_WEBHOOKS",
     "INSERT_ATTEMPTS",
     "KEEP_WEBHOOK",
     "RECORD_ATTEMPTS",
@@ -106,6 +107,12 @@ WHERE seq = $1 AND fence = $2 RETURNING seq
 RELEASE_WEBHOOKS = f"""
 UPDATE callbacks SET claimed_until = 0
 FROM (SELECT * FROM {given("new", "seq", "fence")} ORDER BY seq) AS given
+WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence AND claimed_until > 0
+"""  # noqa: S608 - as above
+
+HAND_OVER_WEBHOOKS = f"""
+UPDATE callbacks SET receiver = given.receiver, claimed_until = 0
+FROM (SELECT * FROM {given("new", "seq", "receiver text", "fence")} ORDER BY seq) AS given
 WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence AND claimed_until > 0
 """  # noqa: S608 - as above
 

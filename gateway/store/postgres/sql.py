@@ -15,6 +15,7 @@ from gateway.store.dialect import OWED_AT_ONCE
 from gateway.store.postgres.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
 from gateway.store.postgres.deliversql import COUNT_OWED as COUNT_OWED
 from gateway.store.postgres.deliversql import FORGET_INTERRUPTED as FORGET_INTERRUPTED
+from gateway.store.postgres.deliversql import HAND_OVER_WEBHOOKS as HAND_OVER_WEBHOOKS
 from gateway.store.postgres.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
 from gateway.store.postgres.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
 from gateway.store.postgres.deliversql import RECORD_DEAD as RECORD_DEAD

@@ -11,6 +11,7 @@ __all__ = [
     "COUNT_ATTEMPTS",
     "COUNT_OWED",
     "FORGET_INTERRUPTED",
+    "HAND_OVER_WEBHOOKS",
     "INSERT_ATTEMPTS",
     "RECORD_ATTEMPTS",
     "RECORD_DEAD",
@@ -72,6 +73,11 @@ WHERE state = 'pending' AND (client, receiver) > (?, ?) GROUP BY client, receive
 """,
     4,
 )
+
+HAND_OVER_WEBHOOKS = """
+WITH new (seq, receiver, fence) AS (VALUES ?)
+UPDATE callbacks SET receiver = new.receiver FROM new WHERE callbacks.seq = new.seq AND callbacks.state = 'pending'
+"""
 
 COUNT_OWED = """
 SELECT count(*) FROM (

@@ -17,6 +17,7 @@ from gateway.store.sqlite.columns import callbacks_at_once, due_tasks_at_once
 from gateway.store.sqlite.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
 from gateway.store.sqlite.deliversql import COUNT_OWED as COUNT_OWED
 from gateway.store.sqlite.deliversql import FORGET_INTERRUPTED as FORGET_INTERRUPTED
+from gateway.store.sqlite.deliversql import HAND_OVER_WEBHOOKS as HAND_OVER_WEBHOOKS
 from gateway.store.sqlite.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
 from gateway.store.sqlite.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
 from gateway.store.sqlite.deliversql import RECORD_DEAD as RECORD_DEAD

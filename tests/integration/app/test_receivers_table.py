@@ -11,6 +11,7 @@ import httpx
 import pytest
 import standardwebhooks
 import trustme
+from starlette.responses import Response
 
 from gateway.app.build import build
 from gateway.app.gateway import Gateway
@@ -238,3 +239,29 @@ async def test_what_the_configurations_page_shows(serve: Serve, tmp_path: Path) 
         assert shown in page, shown
     assert "canary" not in page
     assert FIRST.removeprefix("whsec_") not in page
+
+
+@pytest.mark.parametrize("when", ["before they were registered", "by a reload after that"])
+async def test_a_table_about_a_path_holds_up_no_other_path(serve: Serve, when: str) -> None:
+    """However long its receiver takes and however much waits there: the rest of the host is another receiver."""
+    goes_on = asyncio.Event()
+    taken: list[str] = []
+
+    async def receiver(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"].startswith("/slow"):
+            await goes_on.wait()
+        taken.append(scope["path"])
+        await Response(status_code=204)(scope, receive, send)
+
+    table = '[[receivers]]\nmatch = "{}/slow"\nconcurrency = 1'
+    async with serve_asgi(receiver) as url:
+        served = await serve(table.format(url if when.startswith("before") else "http://other.example"))
+        made = [await served.register("sim-success-1000-1", f"{url}/slow/{number}") for number in range(8)]
+        other = await served.register("sim-success-1000-1", f"{url}/other")
+        if not when.startswith("before"):
+            served.reload(table.format(url))
+        await served.until(other, delivered)
+        assert taken == ["/other"]
+        goes_on.set()
+        for one in made:
+            await served.until(one, delivered)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.errors import StoreError
 from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
@@ -21,9 +22,10 @@ from gateway.core.model import (
     Share,
     TaskState,
 )
-from gateway.loops.deliverer import claim_due
+from gateway.loops.claiming import claim_due
 from gateway.store.sqlite.store import SqliteStore
 from gateway.webhook.bulkhead import Bulkhead
+from gateway.webhook.limits import ReceiverLimits, Usage
 from tests.claims import Claiming
 from tests.lanes import claim_webhooks, fill, lane, webhook, well
 
@@ -213,3 +215,51 @@ async def test_what_finds_its_place_taken_is_given_back(store: SqliteStore, monk
     assert not outbox.held
     bulkhead.ended(taken[0], delivered=True)
     assert len((await claim_due(outbox, bulkhead, NOW, 1))[0]) == 1
+
+
+async def test_what_waits_for_its_table_makes_room_on_its_lane(store: SqliteStore) -> None:
+    """Webhooks from before a table about their path are handed over to its lanes; those behind them are claimed."""
+    usage = Usage(1, None, None, "https://app.example.com/slow")
+    limits = ReceiverLimits(lambda: 0.0, lambda url: usage if "/slow" in url else None)
+    limits.use([usage])
+    bulkhead = Bulkhead(256, limits=limits)
+    well(bulkhead, lane("app"))
+    slow = await owed(store, *(f"https://app.example.com/slow/{number}" for number in range(9)))
+    (other,) = await owed(store, "https://app.example.com/other", at=NOW + 1)
+    first, _ = await claim_due(store.outbox, bulkhead, NOW + 1, 4)
+    assert [one.id for one in first] == [slow[0].id]
+    found: list[DueCallback] = []
+    for _ in range(4):
+        more, next_due_at = await claim_due(store.outbox, bulkhead, NOW + 1, 4)
+        found += more
+    assert ([one.id for one in found], next_due_at) == ([other.id], None)
+    bulkhead.ended(first[0], delivered=True)
+    (second,), _ = await claim_due(store.outbox, bulkhead, NOW + 1, 4)
+    assert (second.id, second.receiver) == (slow[1].id, usage.receiver)
+    shown = await store.registry.get_callback("ann", slow[2].id)
+    assert shown is not None
+    assert shown.receiver == usage.receiver
+
+
+async def test_what_cannot_be_handed_over_is_given_back(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the database cannot be written to: what was claimed beside it is sent all the same, and nothing is lost."""
+    monkeypatch.setattr("gateway.loops.claiming._STORE_PAUSE_S", 0.0)
+    usage = Usage(1, None, None, "https://app.example.com/slow")
+    limits = ReceiverLimits(lambda: 0.0, lambda url: usage if "/slow" in url else None)
+    limits.use([usage])
+    bulkhead = Bulkhead(256, limits=limits)
+    well(bulkhead, lane("app"))
+    await owed(store, *(f"https://app.example.com/slow/{number}" for number in range(3)))
+
+    async def fails(*_: object) -> None:
+        raise StoreError("disk I/O error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._writer, "submit", fails)
+        found, _ = await claim_due(store.outbox, bulkhead, NOW, 4)
+        assert len(found) == 1
+    for _ in range(3):
+        await claim_due(store.outbox, bulkhead, NOW, 4)
+    bulkhead.ended(found[0], delivered=True)
+    (again,), _ = await claim_due(store.outbox, bulkhead, NOW, 4)
+    assert again.receiver == usage.receiver

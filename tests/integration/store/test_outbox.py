@@ -341,3 +341,19 @@ async def test_only_of_an_emptied_lane_nobody_need_be_told(
     assert [one.id for one in due] == [made.id]
     assert emptied == ([] if comes else [its])
     assert next_due_at == (NOW + 5 if comes else None)
+
+
+async def test_a_webhook_that_is_handed_over_is_due_on_the_other_lane(store: Store) -> None:
+    """Its claim ends, and nothing else of it changes; one that was cancelled meanwhile, or is another's, stays."""
+    callbacks = [await brought_to(store, CallbackState.PENDING, new(f"task-{number}")) for number in range(3)]
+    on = Lane("ann", "https://app.example.com/hooks")
+    claims = {one.id: one for one in (await claim_webhooks(store, NOW, 9))[0]}
+    moved, cancelled, stale = [claims[one.id] for one in callbacks]
+    await store.registry.cancel("ann", cancelled.id, NOW)
+    given = [moved, cancelled] + ([replace(stale, fence=stale.fence - 1)] if store.shared else [])
+    await store.outbox.hand_over([(one, on.receiver) for one in given])
+    found, _, _ = await store.outbox.claim(lambda _: [Share(on, 9, True)], NOW)
+    assert found == [replace(moved, receiver=on.receiver, fence=found[0].fence)]
+    after = [(await look(store, one)).receiver for one in callbacks[1:]]
+    assert after == [stale.receiver] * 2
+    assert (await look(store, callbacks[0])).state is CallbackState.PENDING

@@ -47,6 +47,7 @@ def existing(metadata: bytes, timeout_s: int = 3600) -> Callback:
         id="cb_old",
         client="default",
         url="https://app.example.com/hooks",
+        receiver="https://app.example.com",
         metadata=metadata,
         timeout_s=timeout_s,
         format=Format.STANDARD,

@@ -29,6 +29,7 @@ CALLBACK = Callback(
     id="cb_1",
     client="ann",
     url="https://app.example.com/hooks",
+    receiver="https://app.example.com",
     metadata=b"{}",
     timeout_s=3600,
     format=Format.STANDARD,

@@ -7,7 +7,7 @@ from gateway.core.model import Lane
 from gateway.core.ratelimit import RateWindow
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.limits import ProxyHealth, ReceiverLimits, Usage
-from tests.lanes import end_one, fill, lane, webhook, well
+from tests.lanes import fill, lane, webhook, well
 
 A, ALSO_A, B = lane("a", "ann"), lane("a", "bob"), lane("b", "ann")
 
@@ -23,15 +23,14 @@ class Table:
         path: str = "",
     ) -> None:
         self.now_s = 100.0
-        self.usage = Usage(concurrency, rate, proxy)
-        self.path = path
+        self.usage = Usage(concurrency, rate, proxy, A.receiver + path)
         limits = ReceiverLimits(lambda: self.now_s, self._usage_of)
-        limits.use({} if path else {A.receiver: [self.usage]}, there_are=True)
+        limits.use([self.usage])
         self.bulkhead = Bulkhead(256, limits=limits)
         self.bulkhead.at(self.now_s)
 
     def _usage_of(self, url: str) -> Usage | None:
-        return self.usage if url.startswith(A.receiver + self.path) else None
+        return self.usage if url.startswith(self.usage.receiver) else None
 
     def shared(self, *lanes: Lane) -> dict[Lane, int]:
         """Say that these have webhooks due; return who may have how many claimed."""
@@ -133,18 +132,27 @@ def test_many_that_fail_at_once_are_one_failure() -> None:
     assert proxy.failures == 1
 
 
-def test_a_path_alone_holds_up_no_other_lane() -> None:
-    """Where only a path has a table its lane is claimed from, and waits once that path's turn is not yet."""
+def test_a_table_that_is_about_a_path_has_lanes_of_its_own() -> None:
+    """What it has no room for holds up nothing else that goes to the same host; nor is it claimed over and over."""
     table = Table(concurrency=1, path="/slow")
-    well(table.bulkhead, A, B)
-    slow, again = (msgspec.structs.replace(webhook(A), url=f"{A.receiver}/slow") for _ in range(2))
-    assert table.bulkhead.admit(slow)
-    end_one(table.bulkhead, A, delivered=True)  # of another path
+    slow = Lane(A.client, f"{A.receiver}/slow")
+    well(table.bulkhead, A, B, slow)
+    assert len(fill(table.bulkhead, slow)) == 1
+    assert table.shared(A, B, slow).keys() == {A, B}
+    assert len(fill(table.bulkhead, A)) > 1
+
+
+def test_a_webhook_that_came_before_its_table_belongs_on_its_lanes() -> None:
+    """It is on the host's, and has no place there while its table has no room: nothing behind it is to wait."""
+    table = Table(concurrency=1, path="/slow")
+    well(table.bulkhead, A)
+    first, again = (msgspec.structs.replace(webhook(A), url=f"{A.receiver}/slow") for _ in range(2))
+    assert table.bulkhead.admit(first)
     assert not table.bulkhead.admit(again)
-    assert set(table.shared(A, B)) == {B}, "else it would be claimed and given back over and over"
-    table.bulkhead.ended(slow, delivered=True)
-    assert set(table.shared()) == {A}
-    assert table.bulkhead.admit(again)
+    assert table.bulkhead.misplaced(again) == f"{A.receiver}/slow"
+    assert table.bulkhead.misplaced(webhook(A)) is None
+    assert table.bulkhead.misplaced(msgspec.structs.replace(again, receiver=f"{A.receiver}/slow")) is None
+    assert set(table.shared(A)) == {A}
 
 
 def test_without_a_table_nothing_is_asked() -> None:
