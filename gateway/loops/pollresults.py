@@ -178,7 +178,7 @@ class PollResults:
                 upstream=self._upstream.name,
                 task_id=claim.task_id,
                 kind=result.label,
-                error=result.error,
+                error=result.logged or result.error,
                 next_in_s=(planned.at - now) / 1000,
             )
         return planned

@@ -51,6 +51,11 @@ class ExchangeFailed(GatewayError, httpx.TransportError):
         self.why = message if why is None else why
         """The message in short: without the peer's name."""
 
+    @property
+    def of_proxy(self) -> bool:
+        """Whether it is our own egress proxy's: then its words name that, which is none of a client's business."""
+        return self.reason.startswith("proxy_")
+
     def again(self) -> "ExchangeFailed":
         """Return an error to raise where this one is kept: raised, it would hold the frames that it is kept in."""
         return ExchangeFailed(self.message, self.reason, sent=self.sent, why=self.why)

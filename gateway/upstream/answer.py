@@ -85,7 +85,9 @@ class PollResult(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the answer that the gateway makes of the outcome, where it makes any, tells what the upstream's own does:
     else the record is needed for that."""
     error: str | None = None
-    """A sentence for people where the poll brought no usable answer."""
+    """A sentence for people where the poll brought no usable answer: clients are shown it."""
+    logged: str | None = None
+    """The same for the operator alone, where there is more to it: which egress proxy is meant."""
     retry_after_s: float | None = None
     """How long the upstream asked to be left alone, in seconds; at most an hour."""
     task_created_at: int | None = None

@@ -61,6 +61,8 @@ class NoAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is no answer that could be used."""
 
     error: str
+    logged: str | None = None
+    """As in PollResult."""
     kind: PollKind = PollKind.UNREACHABLE
     timed_out: bool = False
     sent: bool = True
@@ -202,7 +204,11 @@ class Upstream:
             what = " could not be reached"
             if exc.sent:
                 what = "'s answer is not valid HTTP/1.1" if exc.reason == "protocol" else " gave no answer"
-            return NoAnswer(error=f"The upstream{what}: {exc.message[:250].rstrip('.')}.", sent=exc.sent)
+            words = exc.message[:250].rstrip(".")
+            if not exc.of_proxy:
+                return NoAnswer(error=f"The upstream{what}: {words}.", sent=exc.sent)
+            error = f"The upstream{what}: its egress proxy: {exc.why[:250].rstrip('.')}."
+            return NoAnswer(error=error, logged=f"The upstream{what}: {words}.", sent=exc.sent)
         if body is not None and not body.startswith(_PLAIN):
             codings = _codings(response.headers)
             if codings:
@@ -281,9 +287,9 @@ class Upstream:
     async def read(self, task_id: str, answer: Answer | NoAnswer) -> PollResult:
         """Return what an answer says of a task, and of the key."""
         if isinstance(answer, NoAnswer):
-            return PollResult(
-                kind=answer.kind, error=answer.error, unreadable=answer.unreadable, oversized=answer.oversized
-            )
+            why, logged = answer.error, answer.logged
+            unreadable, oversized = answer.unreadable, answer.oversized
+            return PollResult(kind=answer.kind, error=why, logged=logged, unreadable=unreadable, oversized=oversized)
         if len(answer.body) <= SMALL and lenientjson.is_light(answer.body):
             return self._read_answer(task_id, answer)
         if not await self._has_room(answer):

@@ -12,6 +12,7 @@ import pytest
 import standardwebhooks
 import trustme
 from starlette.responses import Response
+from structlog.testing import capture_logs
 
 from gateway.app.build import build
 from gateway.app.gateway import Gateway
@@ -212,13 +213,22 @@ async def test_upstreams_through_a_proxy(serve: Serve, tmp_path: Path) -> None:
 
 
 async def test_an_upstreams_proxy_that_is_down(serve: Serve, unused_tcp_port: int) -> None:
-    """The upstream could not be reached, and why; the task goes on being polled."""
-    served = await serve("", GATEWAY_UPSTREAM_PROXY=f"http://u:canary@127.0.0.1:{unused_tcp_port}")
-    callback = await served.register("sim-success-0-a")
-    seen = await served.until(callback, lambda seen: seen["task"]["lastError"] is not None)
-    assert seen["task"]["lastError"].startswith("The upstream could not be reached: the proxy 127.0.0.1:")
-    assert "canary" not in seen["task"]["lastError"]
+    """It is told that and why, and the task goes on being polled; which proxy it is the log tells alone."""
+    with capture_logs() as lines:
+        served = await serve("", GATEWAY_UPSTREAM_PROXY=f"http://u:canary@127.0.0.1:{unused_tcp_port}")
+        callback = await served.register("sim-success-0-a")
+        seen = await served.until(callback, lambda seen: seen["task"]["lastError"] is not None)
+    assert seen["task"]["lastError"] == "The upstream could not be reached: its egress proxy: Connection refused."
     assert seen["state"] == "waiting"
+    read = await served.api.get("/api/v1/jobs/recordInfo", params={"taskId": "sim-success-0-b"})
+    create = {"model": "m", "input": {"prompt": "success"}}
+    created = await served.api.post("/api/v1/jobs/createTask", json=create)
+    for answer in (read, created):
+        assert "its egress proxy" in answer.text
+        assert str(unused_tcp_port) not in answer.text
+    logged = next(line for line in lines if line["event"] == "poll.failed")
+    assert f"the proxy 127.0.0.1:{unused_tcp_port}: " in logged["error"]
+    assert "canary" not in str(lines)
 
 
 async def test_what_the_configurations_page_shows(serve: Serve, tmp_path: Path) -> None:
