@@ -38,6 +38,9 @@ _HASTY_S = 10.0
 """So long after somebody's lock was met none is waited for for long: who comes again must not hold up all others."""
 _LOCKED_S = 5.0
 """Where nothing but locks has been met for so long, the store fails, and not a write or two."""
+_STEADY_S = 30.0
+"""What fails again within so long after it had recovered has recovered only once nothing has failed for so long: on a
+disk that is nearly full small writes find room, and large ones do not."""
 
 
 _Applied = list[Sequence[Any]]
@@ -97,9 +100,14 @@ class Writer:
         self._told = False  # that it fails, here: an engine that raises StoreError has told of it
         self._hasty_until = -inf
         self._locked_since: float | None = None  # nothing was written since, and somebody's lock was met
+        self._recovered_at = -inf
+        self._flaps = False
+        self._steady: asyncio.TimerHandle | None = None  # while it flaps and the last write did not fail
         self._task: asyncio.Task[None] | None = None
         self.failing: str | None = None
-        """Why the last transaction failed; None once one has written something: one that did not needs no disk."""
+        """Why the last transaction failed; None once one has written something: one that did not needs no disk.
+
+        Where some writes fail and others do not, why the last of these did, until none has for a while."""
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="store-writer")
@@ -110,6 +118,7 @@ class Writer:
         self._wake.set()
         if self._task is not None:
             await self._task
+        self._end_wait()
 
     async def submit(self, kind: Kind, item: Any, rows: int = 1) -> Any:
         """Return the write's result once it is durable; ``rows`` is how much of a transaction it takes, in small rows.
@@ -201,7 +210,11 @@ class Writer:
             self._told, self.failing = True, f"each write meets somebody else's lock: {exc}"
 
     def _failed(self, batch: list[_Wish], exc: Exception) -> None:
-        known, self.failing = self.failing, f"the last write failed: {exc}"
+        self._end_wait()
+        now = asyncio.get_running_loop().time()
+        # What an engine raises has been judged by it: a server that was away twice is there all the same.
+        self._flaps |= now < self._recovered_at + _STEADY_S and not isinstance(exc, StoreError)
+        known, self.failing = self.failing, f"{'some writes fail' if self._flaps else 'the last write failed'}: {exc}"
         if batch[0].kind.alone:
             # What waits was asked for as if this had been done.
             batch = [*batch, *self._waiting]
@@ -214,6 +227,18 @@ class Writer:
         if self.failing != known and not isinstance(exc, StoreError):  # it fails many times a second while that lasts
             self._told = True
             _log.error("store.write_failed", writes=len(batch), error=_words(exc))
+
+    def _recovers(self) -> None:
+        self._end_wait()
+        self.failing, self._flaps, self._recovered_at = None, False, asyncio.get_running_loop().time()
+        if self._told:
+            self._told = False
+            _log.info("store.recovered")
+
+    def _end_wait(self) -> None:
+        if self._steady is not None:
+            self._steady.cancel()
+            self._steady = None
 
     async def _commit(self, batch: list[_Wish]) -> list[tuple[_Wish, Any]]:
         by_kind: defaultdict[Kind, list[_Wish]] = defaultdict(list)
@@ -233,10 +258,11 @@ class Writer:
         hasty = asyncio.get_running_loop().time() < self._hasty_until
         applied, wrote = await self._transaction(work, hasty=hasty)
         if wrote:
-            self.failing = self._locked_since = None
-            if self._told:
-                self._told = False
-                _log.info("store.recovered")
+            self._locked_since = None
+            if self._flaps and self._steady is None:
+                self._steady = asyncio.get_running_loop().call_later(_STEADY_S, self._recovers)
+            elif not self._flaps and self.failing is not None:
+                self._recovers()
         results: list[tuple[_Wish, Any]] = []
         for (kind, group), answers in zip(groups, applied, strict=True):
             if kind.committed is not None:

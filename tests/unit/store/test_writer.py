@@ -362,6 +362,46 @@ async def test_a_trouble_that_lasts_is_told_once() -> None:
     await writer.close()
 
 
+async def test_what_fails_now_and_then_has_recovered_once_nothing_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk that is nearly full large writes fail between small ones: that is told, and its end, and no more."""
+    now_s = 1000.0
+    due: list[tuple[float, Callable[[], object]]] = []
+
+    class Handle:
+        def cancel(self) -> None:
+            due.clear()
+
+    def call_later(delay_s: float, call: Callable[[], object]) -> Handle:
+        due.append((now_s + delay_s, call))
+        return Handle()
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr("gateway.store.writer._GATHER_S", 0.0)
+    monkeypatch.setattr(loop, "time", lambda: now_s)
+    monkeypatch.setattr(loop, "call_later", call_later)
+    transactions = Transactions()
+    transactions.go_on.set()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions, blame, no_locks)
+    writer.start()
+    with capture_logs() as log:
+        for _ in range(20):
+            transactions._failing.append(sqlite3.OperationalError("database or disk is full"))
+            with pytest.raises(StoreError):
+                await writer.submit(kind, 1)
+            now_s += 1
+            assert await writer.submit(kind, 1) == 1
+            now_s += 5
+        assert writer.failing == "some writes fail: database or disk is full"
+        ((at, recovers),) = due
+        assert at == now_s - 5 + 30
+        recovers()
+    assert writer.failing is None
+    failed, recovered = "store.write_failed", "store.recovered"
+    assert [line["event"] for line in log] == [failed, recovered, failed, recovered]
+    await writer.close()
+
+
 async def test_a_defect_in_a_write_that_shares_with_nobody_is_of_who_waits_too() -> None:
     """What was asked for as if it had been done must not be written without it."""
     transactions = Transactions(KeyError("a defect"))
