@@ -123,11 +123,8 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
     clock_steps = ClockSteps(store, clock) if isinstance(clock, FollowingClock) else None
     loops: list[Loop] = [*(watch.poller for watch in watches), deliverer, janitor]
     leading = _leading(shared, watches)
-    if leading is not None:
-        loops.append(leading)
     telling = events.telling(settings, shared, deliverer, watches, client_headers)
-    if telling is not None:
-        loops.append(telling.loop)
+    loops.extend(one for one in (leading, telling and telling.loop) if one is not None)
     supervisor = Supervisor(loops, clock, shared.metrics, clock_steps)
     readiness = ReadyCheck(
         store, watches, supervisor, leading, needs_all=settings.ready_upstreams == "all", receivers=receivers
@@ -155,6 +152,7 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
         backups=Backups(store, clock, backup),
         callback_transport=callback_transport,
         events_transport=None if telling is None else telling.transport,
+        events_receivers=None if telling is None else telling.receivers,
         resolver=shared.resolver,
         memory=shared.memory,
         exporting=exported,

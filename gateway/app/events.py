@@ -16,6 +16,7 @@ from gateway.loops.supervisor import Loop
 from gateway.net.guard import Netguard
 from gateway.net.transport import PooledTransport
 from gateway.webhook.headers import ClientHeaders
+from gateway.webhook.receivers import Receivers
 from gateway.webhook.retry import RetryPolicy, at_least_each
 from gateway.webhook.sender import USER_AGENT, Sender
 
@@ -30,6 +31,8 @@ class Telling(NamedTuple):
 
     loop: Loop
     transport: PooledTransport
+    receivers: Receivers
+    """What a table [[receivers]] says of whoever is told, by way of connections of its own."""
     error: Callable[[], str | None]
     """Why what is told does not get through; None where it does."""
 
@@ -47,11 +50,19 @@ def telling(
     # Of its own: whom the operator wants told is no address that callbacks may reach, and waits behind none of them.
     guard = Netguard.for_url(url)
     transport = PooledTransport(guard=guard, resolve=shared.resolver.resolve, limit=1, limit_idle=1)
+    receivers = Receivers(guard, shared.resolver.resolve, 1)
+    sender = Sender(
+        transport,
+        shared.clock,
+        timeout_s=settings.attempt_timeout_s,
+        user_agent=USER_AGENT,
+        receivers=receivers,
+    )
     keys = [PolledKey(one.upstream.name, one.key, partial(_polls, one)) for one in watches]
     loop = OperatorEvents(
         shared.store.events,
         Happenings(shared.store.events, deliverer, keys, shared.clock),
-        Sender(transport, shared.clock, timeout_s=settings.attempt_timeout_s, user_agent=USER_AGENT),
+        sender,
         headers,
         RetryPolicy(at_least_each(_LONGEST_WAIT_S, settings.retry_schedule)),
         shared.clock,
@@ -60,7 +71,7 @@ def telling(
         url=url,
         manual=f"{settings.url or settings.root_path}/manual",
     )
-    return Telling(loop, transport, lambda: loop.error)
+    return Telling(loop, transport, receivers, lambda: loop.error)
 
 
 def _polls(watch: Watch) -> bool:

@@ -22,6 +22,7 @@ from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
 from gateway.api.routing import Call
 from gateway.config import secretfile
+from gateway.config.receivers import table_of
 from gateway.config.settings import DEFAULT_CLIENT, Settings, database_path
 from gateway.config.tokens import token_digest
 from gateway.core import private
@@ -209,6 +210,8 @@ class Gateway:
     callback_transport: PooledTransport
     events_transport: PooledTransport | None
     """None: there are no operator events."""
+    events_receivers: Receivers | None
+    """The same tables, for whoever is told of them."""
     resolver: Resolver
     memory: Memory
     exporting: "Exporting | None" = None
@@ -294,6 +297,9 @@ class Gateway:
             clients[client.name] = ClientWebhooks(signer, client.headers)
             written.extend(own or ())
         self.receivers.use(settings.receivers)
+        if self.events_receivers is not None and settings.events_url is not None:
+            its = table_of(settings.receivers, settings.events_url)
+            self.events_receivers.use([] if its is None else [its])
         written.extend(self.receivers.secrets)
         self.client_headers.use(default, clients, written, settings.record_hmac_key)
 
@@ -338,6 +344,8 @@ class Gateway:
         await self.callback_transport.aclose()
         if self.events_transport is not None:
             await self.events_transport.aclose()
+        if self.events_receivers is not None:
+            await self.events_receivers.aclose()
         await self.receivers.aclose()
         for watch in self.watches:
             await watch.transport.aclose()

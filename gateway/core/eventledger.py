@@ -202,8 +202,10 @@ class Ledger(msgspec.Struct, omit_defaults=True):
         self._prune(now)
 
     def failed(self, event_id: str, due_at: int, error: str | None, *, counts: bool = True) -> None:
-        """Have an event sent again then; ``counts``: an attempt was made."""
-        if counts:
+        """Have an event sent again then; ``error``: why an attempt failed, None: none was made. ``counts``: it was one
+        of those that an event has.
+        """
+        if error is not None:
             self.error = error
         for event in self.waiting:
             if event.id == event_id:

@@ -22,7 +22,7 @@ from gateway.store import Events
 from gateway.webhook.eventbody import event_body, words_of
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import Sender
+from gateway.webhook.sender import NOT_COUNTED, Sender
 
 __all__ = ["OperatorEvents"]
 
@@ -102,7 +102,7 @@ class OperatorEvents:
             _log.warning("event.dropped", events=dropped, waiting=len(ledger.waiting))
 
     async def _send_due(self) -> None:
-        lease_ms = round((self._sender.timeout_s + _LEASE_S) * 1000)
+        lease_ms = round((self._sender.limit_s(self._url) + _LEASE_S) * 1000)
         words = partial(words_of, manual=self._manual)
         try:
             while not self._draining:
@@ -117,7 +117,7 @@ class OperatorEvents:
 
     async def _send(self, event: WaitingEvent) -> None:
         body = event_body(event)
-        headers = self._headers.of_event(event.id, body, self._clock.now() // 1000)
+        headers = self._headers.of_event(event.id, body, self._clock.now() // 1000, self._url)
         try:
             sent = await self._sender.send(self._url, headers, body)
         except BaseException as exc:
@@ -134,6 +134,7 @@ class OperatorEvents:
             status_code=sent.status_code,
             retry_after_s=sent.retry_after_s,
             rng=self._rng,
+            counts=sent.reason not in NOT_COUNTED,
         )
         number = event.attempts + 1
         if decision.delay_s is not None:
@@ -145,7 +146,8 @@ class OperatorEvents:
                 error=sent.error,
                 next_in_s=round(decision.delay_s, 3),
             )
-            await self._again(event, decision.delay_s, sent.error)
+            counts = decision.result is not AttemptResult.INTERRUPTED
+            await self._again(event, decision.delay_s, sent.error, counts=counts)
             return
         if decision.result is AttemptResult.DELIVERED:
             self._metrics.events.labels("sent").inc()

@@ -64,10 +64,7 @@ class ClientHeaders:
 
     def headers(self, claim: DueCallback, body: bytes, timestamp_s: int) -> dict[str, str]:
         """Return the headers of one attempt, names in lower case."""
-        client = self._of(claim.client)
-        headers, signer = client.headers, client.signer
-        if self._receivers is not None and (receiver := self._receivers.of(claim.url)) is not None:
-            headers, signer = {**headers, **receiver.headers}, receiver.signer or signer
+        headers, signer = self._of_receiver(claim.url, self._of(claim.client))
         return {
             **headers,
             **headers_of(claim.trace),
@@ -76,9 +73,16 @@ class ClientHeaders:
             **(self._record_headers(claim, timestamp_s) if claim.format is Format.RECORD else {}),
         }
 
-    def of_event(self, event_id: str, body: bytes, timestamp_s: int) -> dict[str, str]:
+    def of_event(self, event_id: str, body: bytes, timestamp_s: int, url: str) -> dict[str, str]:
         """Return the headers of one attempt at an operator event: signed as what no client has a secret for."""
-        return {"content-type": "application/json", **self._default.signer.headers(event_id, timestamp_s, body)}
+        headers, signer = self._of_receiver(url, self._default)
+        return {**headers, "content-type": "application/json", **signer.headers(event_id, timestamp_s, body)}
+
+    def _of_receiver(self, url: str, client: ClientWebhooks) -> tuple[Mapping[str, str], Signer]:
+        receiver = None if self._receivers is None else self._receivers.of(url)
+        if receiver is None:
+            return client.headers, client.signer
+        return {**client.headers, **receiver.headers}, receiver.signer or client.signer
 
     def _record_headers(self, claim: DueCallback, timestamp_s: int) -> dict[str, str]:
         # As the family documents it, and its receivers check it. The body is not signed.

@@ -131,6 +131,10 @@ class Sender:
         # identity: a small compressed answer may unpack to gigabytes.
         self._headers = {"user-agent": user_agent, "accept": "*/*", "accept-encoding": "identity"}
 
+    def limit_s(self, url: str) -> float:
+        """How long an attempt there may take."""
+        return self._way(url)[2]
+
     def must_look_up(self, url: str) -> bool:
         """Whether ``send`` would have to look the receiver's name up, which may take long: then ``find`` it before."""
         try:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import standardwebhooks
 import trustme
+from starlette.requests import Request
 from starlette.responses import Response
 from structlog.testing import capture_logs
 
@@ -275,3 +276,78 @@ async def test_a_table_about_a_path_holds_up_no_other_path(serve: Serve, when: s
         goes_on.set()
         for one in made:
             await served.until(one, delivered)
+
+
+async def test_operator_events_go_by_their_table(
+    serve: Serve, raw_server: Any, read_request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By mTLS and a private authority, with the table's headers and secret; after a reload with another one."""
+    monkeypatch.setattr("gateway.core.eventledger._FIRST_MS", 50)
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
+    own = ca.issue_cert("gateway.example.com")
+    own.cert_chain_pems[0].write_to_path(tmp_path / "client.pem")
+    own.private_key_pem.write_to_path(tmp_path / "client.key")
+    (tmp_path / "first").write_text(FIRST)
+    (tmp_path / "second").write_text(SECOND)
+    came: asyncio.Queue[tuple[dict[str, str], bytes, Any]] = asyncio.Queue()
+
+    async def operator(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, headers, body = await read_request(reader)
+        came.put_nowait((headers, body, writer.get_extra_info("peercert")["subjectAltName"]))
+        writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("127.0.0.1").configure_cert(context)
+    ca.configure_trust(context)
+    context.verify_mode = ssl.CERT_REQUIRED
+    server = await raw_server(operator, tls=context)
+    url = server.url("/events", scheme="https")
+    table = (
+        f'[[receivers]]\nmatch = "{url}"\nca_file = "FOLDER/ca.pem"\nclient_cert_file = "FOLDER/client.pem"\n'
+        'client_key_file = "FOLDER/client.key"\nsecret_file = "FOLDER/{}"\nheaders = {{ Authorization = "Bearer key" }}'
+    )
+    served = await serve(table.format("first"), GATEWAY_EVENTS_URL=f"{url}/x?key=k", GATEWAY_CALLBACK_ALLOW="127.0.0.1")
+
+    async def gone(scope: Any, receive: Any, send: Any) -> None:
+        await Response(status_code=410)(scope, receive, send)
+
+    for number, secret in enumerate((FIRST, SECOND)):
+        async with serve_asgi(gone) as receiver:
+            await served.register(f"sim-success-0-{number}", receiver)
+            headers, body, shown = await asyncio.wait_for(came.get(), LIMIT_S)
+        standardwebhooks.Webhook(secret).verify(body, headers)
+        assert headers["authorization"] == "Bearer key"
+        assert shown == (("DNS", "gateway.example.com"),)
+        served.reload(table.format("second"))
+
+
+async def test_operator_events_wait_for_their_proxy(serve: Serve, unused_tcp_port: int, tmp_path: Path) -> None:
+    """While it is down attempts at an event do not count, so that none is given up; once it works it comes."""
+    posts: list[bytes] = []
+
+    async def operator(scope: Any, receive: Any, send: Any) -> None:
+        posts.append(await Request(scope, receive).body())
+        await Response(status_code=204)(scope, receive, send)
+
+    async def gone(scope: Any, receive: Any, send: Any) -> None:
+        await Response(status_code=410)(scope, receive, send)
+
+    async with serve_asgi(operator) as url, serve_asgi(gone) as receiver:
+        table = f'[[receivers]]\nmatch = "{url}"\nproxy = "http://127.0.0.1:{{}}"'
+        with capture_logs() as lines:
+            served = await serve(
+                table.format(unused_tcp_port), GATEWAY_EVENTS_URL=f"{url}/x", GATEWAY_RETRY_SCHEDULE="0"
+            )
+            await served.register("sim-success-0-1", receiver)
+            async with asyncio.timeout(LIMIT_S):
+                while sum(line["event"] == "event.not_delivered" for line in lines) < 2:  # noqa: ASYNC110 - a log
+                    await asyncio.sleep(0.02)
+        assert [line for line in lines if line["event"] == "event.given_up"] == []
+        ready = (await served.api.get("/readyz")).json()
+        assert "operator events do not get through" in ready["reasons"]
+        with egress_proxy(tmp_path) as proxy:
+            served.reload(table.format(proxy.port))
+            async with asyncio.timeout(LIMIT_S):
+                while not posts:  # noqa: ASYNC110 - a list
+                    await asyncio.sleep(0.02)
