@@ -26,6 +26,8 @@ from gateway.store.sqlite import databasefile
 __all__ = ["preflight", "warnings"]
 
 _SOON_S = 14 * 86_400.0
+_SHORT = 24
+"""Characters of a token below which it may well be one that somebody made up: one of 128 random bits has 22 or more."""
 
 
 def preflight(environ: Mapping[str, str], config_path: Path | None) -> Settings:
@@ -74,7 +76,12 @@ def _check_tls(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def warnings(settings: Settings, now_s: float) -> Iterator[str]:
-    """Yield what serve would not refuse, and somebody should know: a secret that all can read, a certificate's end."""
+    """Yield what serve would not refuse, and somebody should know: of secrets that all can read or guess, and of a
+    certificate's end.
+    """
+    for name, token in (("GATEWAY_TOKEN", settings.token), ("GATEWAY_OPERATOR_TOKEN", settings.operator_token)):
+        if token is not None and len(token) < _SHORT:
+            yield f"{name}: so short a token can be guessed; take one that `gateway make-secret --token` makes"
     for path in settings.secret_files:
         if private.is_exposed(Path(path)):
             yield f"everybody on this machine may read {path}, which holds a secret"

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from gateway.app.preflight import preflight
+from gateway.app.preflight import preflight, warnings
 from gateway.config.load import load
 from gateway.config.profilefile import config_dir
 from gateway.config.settings import Settings
-from gateway.config.tokens import hash_line
+from gateway.config.tokens import hash_line, make_token
 from gateway.core.errors import ConfigError
 from gateway.core.ratelimit import RateWindow
 
@@ -399,3 +399,12 @@ def test_where_events_cannot_go_is_refused_at_the_start(refused: Any, url: str, 
     (problem,) = refused(**KEY, GATEWAY_EVENTS_URL=url)
     assert problem.startswith("GATEWAY_EVENTS_URL: ")
     assert why in problem
+
+
+def test_a_token_that_can_be_guessed_is_told_of(checked: Any) -> None:
+    """Nothing limits wrong ones at the API: what somebody made up is no secret, and what the command makes is one."""
+    tokens = {"GATEWAY_TOKEN": "hunter2-canary", "GATEWAY_OPERATOR_TOKEN": make_token()}
+    told = [one for one in warnings(checked(**KEY, **tokens), 0.0) if "TOKEN" in one]
+    assert [one.partition(":")[0] for one in told] == ["GATEWAY_TOKEN"]
+    assert "make-secret --token" in told[0]
+    assert "canary" not in told[0]
