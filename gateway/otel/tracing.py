@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from functools import wraps
 from types import TracebackType
-from typing import Any, ParamSpec, Self
+from typing import Any, NamedTuple, ParamSpec, Self
 from urllib.parse import urlsplit
 
 import structlog
@@ -28,6 +28,7 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.semconv.attributes.url_attributes import URL_FULL, URL_PATH, URL_SCHEME
 from opentelemetry.semconv.schemas import Schemas
 from opentelemetry.trace import (
+    INVALID_SPAN,
     INVALID_SPAN_CONTEXT,
     Link,
     NonRecordingSpan,
@@ -53,6 +54,7 @@ _UPSTREAM, _TASK, _CALLBACK, _CLIENT = "gateway.upstream", "gateway.task.id", "g
 _CALLBACKS_TOLD = 10
 _FLAGS = TraceFlags.SAMPLED | TraceFlags.RANDOM_TRACE_ID
 """All that version 00 has: what a later one sends beside them is not passed on as its."""
+_NO_IDS = "0" * 32, "0" * 16
 _PORTS = {"http": 80, "https": 443}
 
 P = ParamSpec("P")
@@ -130,36 +132,48 @@ class OtelTracing:
         headers.update(headers_of(span.trace))
         return span
 
-    def _start(
-        self, name: str, kind: SpanKind, attributes: Mapping[str, Any], traces: Sequence[str]
-    ) -> "tuple[SdkSpan, str]":
-        """Begin a span, and return the tracestate that goes on with it."""
+    def _start(self, name: str, kind: SpanKind, attributes: Mapping[str, Any], traces: Sequence[str]) -> "_Begun":
+        """Begin a span; where the SDK cannot, what it would tell of goes on, a part of what it was to be a part of."""
+        try:
+            return self._begun(name, kind, attributes, traces)
+        except Exception as exc:  # noqa: BLE001 - a sampler's, a processor's, the SDK's own
+            _log.warning("telemetry.not_exported", error=repr(exc))
+        if not traces:
+            return _Begun(INVALID_SPAN, _NO_IDS, None)
+        parent, _, state = traces[0].partition(" ")
+        _, trace_id, span_id, flags = parent.split("-")[:4]
+        return _Begun(INVALID_SPAN, (trace_id, span_id), _trace((trace_id, span_id), int(flags, 16), state))
+
+    def _begun(self, name: str, kind: SpanKind, attributes: Mapping[str, Any], traces: Sequence[str]) -> "_Begun":
         contexts = list(map(_context, traces[:MOST_TRACES]))
         parent = contexts[0] if contexts else INVALID_SPAN_CONTEXT
-        state = traces[0].partition(" ")[2] if contexts else ""
-        try:
-            around = set_span_in_context(NonRecordingSpan(parent), Context())
-            span = self._tracer.start_span(name, around, kind, attributes, [Link(context) for context in contexts[1:]])
-        except Exception as exc:  # noqa: BLE001 - a sampler's or a processor's: what the span would tell of goes on
-            _log.warning("telemetry.not_exported", error=repr(exc))
-            return NonRecordingSpan(parent), state
+        around = set_span_in_context(NonRecordingSpan(parent), Context())
+        span = self._tracer.start_span(name, around, kind, attributes, [Link(context) for context in contexts[1:]])
+        context = span.get_span_context()
         # What the sampler has not changed goes on as it came: the SDK drops all of it for one key of level 2.
-        changed = span.get_span_context().trace_state
-        return span, state if changed == parent.trace_state else changed.to_header()
+        state = traces[0].partition(" ")[2] if contexts else ""
+        if context.trace_state != parent.trace_state:
+            state = context.trace_state.to_header()
+        ids = f"{context.trace_id:032x}", f"{context.span_id:016x}"
+        if not context.is_valid:
+            return _Begun(span, ids, None)
+        return _Begun(span, ids, _trace(ids, context.trace_flags, state))
+
+
+class _Begun(NamedTuple):
+    """A span that has begun, its ids, and what follows it is a part of."""
+
+    span: SdkSpan
+    ids: tuple[str, str]
+    trace: str | None
 
 
 class OtelSpan:
     """A span of the SDK's; one that could not begin tells of nothing, and passes on what it was to be a part of."""
 
-    def __init__(self, begun: "tuple[SdkSpan, str]") -> None:
-        self._span, state = begun
+    def __init__(self, begun: _Begun) -> None:
+        self._span, self.ids, self.trace = begun
         self._before: Token[Span | None]
-        context = self._span.get_span_context()
-        self.ids = f"{context.trace_id:032x}", f"{context.span_id:016x}"
-        self.trace: str | None = None
-        if context.is_valid:
-            parent = f"00-{self.ids[0]}-{self.ids[1]}-{context.trace_flags & _FLAGS:02x}"
-            self.trace = f"{parent} {state}" if state else parent
 
     def __enter__(self) -> Self:
         self._before = current.set(None if self.trace is None else self)
@@ -184,7 +198,7 @@ class OtelSpan:
 class OtelRequest(OtelSpan):
     """``core.tracing.SpanOfRequest``."""
 
-    def __init__(self, begun: "tuple[SdkSpan, str]", name: str) -> None:
+    def __init__(self, begun: _Begun, name: str) -> None:
         super().__init__(begun)
         self._name = name
 
@@ -205,7 +219,7 @@ class OtelRequest(OtelSpan):
 class OtelPoll(OtelSpan):
     """``core.tracing.SpanOfPoll``."""
 
-    def __init__(self, begun: "tuple[SdkSpan, str]", traces: Sequence[str]) -> None:
+    def __init__(self, begun: _Begun, traces: Sequence[str]) -> None:
         super().__init__(begun)
         self.traces = traces
         self._status: int | None = None
@@ -244,6 +258,11 @@ class OtelAttempt(OtelSpan):
             self._tell(HTTP_RESPONSE_STATUS_CODE, attempt.status_code)
         if reason is not None:
             self._fail(str(attempt.status_code) if reason == "status" else reason)
+
+
+def _trace(ids: tuple[str, str], flags: int, state: str) -> str:
+    parent = f"00-{ids[0]}-{ids[1]}-{flags & _FLAGS:02x}"
+    return f"{parent} {state}" if state else parent
 
 
 def _context(trace: str) -> SpanContext:

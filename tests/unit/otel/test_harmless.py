@@ -88,6 +88,43 @@ def test_a_span_that_cannot_be_begun_fails_alone(trace: str | None) -> None:
     assert [one.trace for one in (request, poll, settlement)] == [trace] * 3
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        *(f"gateway.otel.tracing.{name}" for name in ("SpanContext", "TraceFlags", "NonRecordingSpan", "Link")),
+        "gateway.otel.tracing.set_span_in_context",
+        *(f"opentelemetry.trace.TraceState.{name}" for name in ("from_header", "to_header")),
+        "opentelemetry.sdk.trace.Tracer.start_span",
+        *(
+            f"opentelemetry.sdk.trace.Span.{name}"
+            for name in ("get_span_context", "set_attribute", "set_status", "update_name", "end")
+        ),
+    ],
+)
+def test_whatever_the_sdk_fails_at_hinders_nothing(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call of it: all goes on, and the receiver is told of the trace that the registration came with."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(call)
+
+    tracing = OtelTracing(TracerProvider(sampler=Marking(), shutdown_on_exit=False))
+    monkeypatch.setattr(call, broken)
+    with capture_logs() as log:
+        with tracing.request(SCOPE, TRACE) as request:
+            request.routed("/", "ann")
+            request.answered(500)
+        with tracing.poll(CALL, "up", "t", [TRACE, TRACE.replace("4bf9", "4bf8")]) as poll:
+            poll.answered(500)
+            poll.came_to("terminal", failed=True)
+            with tracing.settlement("up", "t", "success") as settlement:
+                settlement.owed(None)
+        current.set(None)
+        told = sent(tracing, TRACE)
+    assert any(call in line["error"] for line in log)
+    traces = [request.trace, poll.trace, settlement.trace, told["traceparent"]]
+    assert {(trace or "").split("-")[1] for trace in traces} == {PARENT.decode().split("-")[1]}
+
+
 def test_what_a_span_cannot_begin_with_names_no_line_of_the_log() -> None:
     """A line that names a trace of zeros would be found under it with all others."""
     tracing = OtelTracing(TracerProvider(sampler=Refusing(), shutdown_on_exit=False))
