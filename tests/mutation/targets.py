@@ -36,6 +36,7 @@ COVERED = (
     "gateway/loops/clocksteps.py",
     "gateway/upstream/troubled.py",
     "gateway/loops/deliverer.py",
+    "gateway/loops/claiming.py",
     "gateway/loops/janitor.py",
     "gateway/loops/happenings.py",
     "gateway/loops/operatorevents.py",

@@ -113,7 +113,8 @@ WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence A
 HAND_OVER_WEBHOOKS = f"""
 UPDATE callbacks SET receiver = given.receiver, claimed_until = 0
 FROM (SELECT * FROM {given("new", "seq", "receiver text", "fence")} ORDER BY seq) AS given
-WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence AND claimed_until > 0
+WHERE callbacks.seq = ANY (ARRAY[given.seq]) AND callbacks.fence = given.fence AND callbacks.state = 'pending'
+AND claimed_until > 0
 """  # noqa: S608 - as above
 
 COUNT_OWED = """

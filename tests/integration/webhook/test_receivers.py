@@ -3,8 +3,10 @@
 import asyncio
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,68 @@ async def test_a_certificate_of_its_own(sending: Any, raw_server: Any, read_requ
     assert refused.status_code is None
     assert refused.reason in ("tls", "reset"), "TLS 1.3 tells it after the handshake"
     assert ("client_cert_file" in refused.error) == (refused.reason == "tls")
+
+
+@contextmanager
+def openssl_server(context: ssl.SSLContext) -> Iterator[str]:
+    """Serve TLS as a program does that leaves it to OpenSSL, alerts included: asyncio's servers send none."""
+
+    def answer(accepted: socket.socket) -> None:
+        with context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as opened:
+            try:
+                opened.do_handshake()
+            except ssl.SSLError:
+                with socket.socket(fileno=opened.detach()) as plain:
+                    plain.shutdown(socket.SHUT_WR)
+                    while plain.recv(65536):  # as nginx does: else the rest of a request would reset the connection
+                        pass
+            else:
+                opened.recv(65536)
+                opened.sendall(OK)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                accepted, _ = listener.accept()
+                with suppress(OSError):
+                    answer(accepted)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"https://127.0.0.1:{listener.getsockname()[1]}/hooks"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+@pytest.mark.parametrize("size", [2, 2_000_000])
+@pytest.mark.parametrize(
+    ("version", "shown", "alert"),
+    [
+        (ssl.TLSVersion.TLSv1_2, "none", "handshake failure"),
+        (ssl.TLSVersion.TLSv1_3, "none", "certificate required"),
+        (ssl.TLSVersion.TLSv1_2, "of another authority", "unknown ca"),
+        (ssl.TLSVersion.TLSv1_3, "of another authority", "unknown ca"),
+    ],
+)
+async def test_who_refuses_our_certificate_is_told_as_such(
+    sending: Any, tmp_path: Path, version: Any, shown: str, alert: str, size: int
+) -> None:
+    """By the TLS alert, which comes within the handshake or, with TLS 1.3, in the place of an answer."""
+    context = tls_server(asks=True)
+    context.minimum_version = context.maximum_version = version
+    files = ""
+    if shown != "none":
+        other = OTHER_CA.issue_cert("gateway.example.com")
+        other.cert_chain_pems[0].write_to_path(tmp_path / "other.pem")
+        other.private_key_pem.write_to_path(tmp_path / "other.key")
+        files = f'client_cert_file = "{tmp_path}/other.pem"\nclient_key_file = "{tmp_path}/other.key"'
+    with openssl_server(context) as url:
+        to = sending(f'[[receivers]]\nmatch = "{url}"\nca_file = "PEM/ca.pem"\n{files}')
+        sent = await to.sender.send(url, {"webhook-id": "cb_1"}, b"x" * size)
+    assert (sent.reason, sent.status_code) == ("tls", None)
+    assert f"ALERT {alert}".upper() in sent.error
+    assert "client_cert_file" in sent.error
 
 
 async def test_through_a_proxy(sending: Any, raw_server: Any, answering: Any, proxy: RunningProxy) -> None:
