@@ -49,7 +49,8 @@ class Store:
         self.counted.append(lane)
         return 7
 
-    async def watched(self, upstream: str) -> int:
+    async def watched(self, upstream: str, most: int) -> int:
+        assert most == 10_000
         self.counted.append(upstream)
         return 3
 
