@@ -14,7 +14,7 @@ from gateway.core.eventledger import RECEIVER_FAILING, Ledger, WaitingEvent
 from gateway.core.telemetry import Metrics
 from gateway.loops.operatorevents import OperatorEvents
 from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import SendResult
+from gateway.webhook.sender import Reason, SendResult
 from tests.virtualtime import VirtualClock, run_virtual
 
 TIMEOUT_S, LEASE_S = 10.0, 15.0
@@ -45,12 +45,15 @@ class Store:
 class Sends:
     """The sender: each attempt takes a second, and ends as ``how`` says."""
 
-    timeout_s = TIMEOUT_S
-
     def __init__(self) -> None:
         self.how: int | BaseException = 204
+        self.reason: Reason = "status"
         self.sent: list[str] = []
         self.together = 0
+
+    def limit_s(self, url: str) -> float:
+        assert url == "https://ops.example.com/"
+        return TIMEOUT_S
 
     async def send(self, url: str, headers: dict[str, str], body: bytes) -> SendResult:
         assert url == "https://ops.example.com/"
@@ -69,14 +72,15 @@ class Sends:
             started_at=0,
             duration_ms=1000,
             status_code=self.how,
-            reason=None if taken else "status",
+            reason=None if taken else self.reason,
             error=None if taken else f"It answered {self.how}.",
             retry_after_s=None,
             excerpt=b"",
         )
 
 
-def _headers(event_id: str, body: bytes, timestamp_s: int) -> dict[str, str]:
+def _headers(event_id: str, body: bytes, timestamp_s: int, url: str) -> dict[str, str]:
+    assert url == "https://ops.example.com/"
     return {"webhook-id": event_id, "webhook-timestamp": str(timestamp_s)}
 
 
@@ -174,7 +178,7 @@ def test_what_fails_is_sent_again_on_schedule_and_then_given_up() -> None:
             with capture_logs() as log:
                 await its.attempt()
             await its.loop.run_once()
-            assert its.loop.failing
+            assert its.loop.error == "It answered 500."
             assert log[-1]["number"] == number
             if its.waiting:
                 assert its.waiting[0].attempts == number
@@ -194,13 +198,13 @@ def test_what_gets_through_ends_that_events_do_not() -> None:
 
     async def main() -> None:
         its = Telling()
-        assert not its.loop.failing
+        assert its.loop.error is None
         its.store.ledger.error = "It answered 500."
         await its.loop.run_once()
-        assert its.loop.failing
+        assert its.loop.error == "It answered 500."
         await its.attempt()
         await its.loop.run_once()
-        assert not its.loop.failing
+        assert its.loop.error is None
 
     run_virtual(main())
 
@@ -220,6 +224,22 @@ def test_an_attempt_that_was_not_made_is_made_five_seconds_later(how: Exception,
         assert its.store.ledger.error is None
         assert [line["event"] for line in log] == [said or "inflight.failed"]
         assert log[0].get("exc_info", how) is how
+
+    run_virtual(main())
+
+
+def test_what_our_own_proxy_failed_at_uses_up_no_attempt() -> None:
+    """It is sent again and again; meanwhile it is seen that events do not get through, and why."""
+
+    async def main() -> None:
+        its = Telling()
+        its.sends.how, its.sends.reason = 502, "proxy_unreachable"
+        for number in range(1, 6):
+            await its.loop.run_once()
+            await its.attempt()
+            assert (its.waiting[0].attempts, its.store.ledger.error) == (0, "It answered 502.")
+            await asyncio.sleep(its.in_s(its.waiting[0]) - 0.5)
+            assert len(its.sends.sent) == number
 
     run_virtual(main())
 
