@@ -157,7 +157,7 @@ class OperatorEvents:
             _log.error("event.given_up", **_whose(event), number=number, error=sent.error)
         await self._events.change(partial(Ledger.ended, event_id=event.id, now=self._clock.now(), error=sent.error))
 
-    async def _again(self, event: WaitingEvent, delay_s: float, error: str | None, *, counts: bool = True) -> None:
+    async def _again(self, event: WaitingEvent, delay_s: float, error: str | None, *, counts: bool) -> None:
         due_at = self._clock.now() + round(delay_s * 1000)
         await self._events.change(partial(Ledger.failed, event_id=event.id, due_at=due_at, error=error, counts=counts))
 
