@@ -81,8 +81,8 @@ def _anybodys_event() -> Iterator[None]:
     """An event that one tells is another's to tell as well."""
     claim = Ledger.claim
 
-    def unclaimed(ledger: Ledger, now: int, lease_ms: int) -> WaitingEvent | None:
-        return claim(ledger, now, 0)
+    def unclaimed(ledger: Ledger, now: int, lease_ms: int, **about: Any) -> WaitingEvent | None:
+        return claim(ledger, now, 0, **about)
 
     with mock.patch.object(Ledger, "claim", unclaimed):
         yield
