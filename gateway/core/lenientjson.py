@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["cost", "decode", "is_light"]
+__all__ = ["cost", "decode", "is_light", "read"]
 
 _VALUE = 72  # bytes of the largest empty value, and of its place
 # A text without an end takes all that is left: else each quote in it began a search.
@@ -59,10 +59,18 @@ def _is_plain(data: bytes) -> bool:
 
 def decode(data: bytes | str) -> Any:
     """Return the value. Raises ValueError with the reason."""
+    return read(data)[0]
+
+
+def read(data: bytes | str) -> tuple[Any, bool]:
+    """Return the value, and whether it is all that stands there: JSON by RFC 8259. Raises as ``decode``."""
     try:
-        return msgspec.json.decode(data)
+        return msgspec.json.decode(data), True
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        pass
+        return _leniently(data), False
+
+
+def _leniently(data: bytes | str) -> Any:
     text = data.decode(json.detect_encoding(data), "replace") if isinstance(data, bytes) else data
     text = text.removeprefix("\ufeff")
     try:

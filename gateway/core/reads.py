@@ -37,7 +37,7 @@ class ReadTask(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=T
 
     @property
     def end_told(self) -> bool:
-        """Whether the record tells of the task's end, which no poll has stored yet."""
+        """Whether the record tells of the task's end; of one that is polled that is yet to be stored."""
         return self.record_bytes > 0 and self.told_at == END_TOLD
 
 

@@ -4,7 +4,7 @@ Owns which numbers, texts, ids and times are read, and which are none; pure. Mus
 ``gateway.upstream.answer`` and ``endedtask``, which call it.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -12,23 +12,35 @@ from gateway.config.profile import Profile
 from gateway.core import lenientjson
 from gateway.core.clock import from_iso
 
-__all__ = ["as_id", "as_instant", "as_number", "as_text", "as_time", "decoded", "to_ms"]
+__all__ = ["Decoded", "as_id", "as_instant", "as_number", "as_text", "as_time", "decoded", "to_ms"]
 
 _MAX_DIGITS = 19  # a longer number in a string is none; from 4,301 digits on, int() itself refuses
 _MAX_WHOLE = 2**53  # beyond it floats are not exact
 
 
-def decoded(value: Any, in_string: bool) -> tuple[Any, str | None, str | None]:
-    """Return the decoded value, and for a string that is not JSON the raw text and why."""
+class Decoded(NamedTuple):
+    """What a value says."""
+
+    value: Any
+    raw: str | None = None
+    """The text, where that is no JSON."""
+    error: str | None = None
+    """Why it is none."""
+    is_whole: bool = True
+    """Whether nothing was lost of a text: of a number that JSON has not, or of half an emoji, something is."""
+
+
+def decoded(value: Any, in_string: bool) -> Decoded:
+    """Return what a value says, which may be JSON in a string."""
     if value == "" or not in_string or not isinstance(value, str):
-        return (None if value == "" else value), None, None
+        return Decoded(None if value == "" else value)
     try:
-        found = lenientjson.decode(value)
+        found, is_whole = lenientjson.read(value)
     except ValueError as exc:
-        return None, value, str(exc)
+        return Decoded(None, value, str(exc))
     if found is None and value.strip() != "null":
-        return None, value, "it is a number that JSON cannot tell"
-    return found, None, None
+        return Decoded(None, value, "it is a number that JSON cannot tell")
+    return Decoded(found, is_whole=is_whole)
 
 
 def as_text(value: Any) -> str | None:

@@ -44,16 +44,17 @@ def told_of_end(profile: Profile, task_id: str, state: TaskState, answer: dict[s
     fields = profile.fields
     root = task_object(profile, answer)
     record = None if root is None else msgspec.json.encode(root)
-    result, result_raw, result_error = decoded(dig(answer, fields.result), profile.json_in_string.result)
-    param, param_raw, param_error = decoded(dig(answer, fields.param), profile.json_in_string.param)
-    data: dict[str, Any] = {"taskId": task_id, "model": dig(answer, fields.model), "state": state, "result": result}
-    if result_error is not None:
-        data["resultRaw"] = result_raw
-    data["param"] = param
-    if param_error is not None:
-        data["paramRaw"] = param_raw
-    if result_error is not None or param_error is not None:
-        problems = (("result", result_error), ("param", param_error))
+    result = decoded(dig(answer, fields.result), profile.json_in_string.result)
+    param = decoded(dig(answer, fields.param), profile.json_in_string.param)
+    data: dict[str, Any] = {"taskId": task_id, "model": dig(answer, fields.model), "state": state}
+    data["result"] = result.value
+    if result.error is not None:
+        data["resultRaw"] = result.raw
+    data["param"] = param.value
+    if param.error is not None:
+        data["paramRaw"] = param.raw
+    if result.error is not None or param.error is not None:
+        problems = (("result", result.error), ("param", param.error))
         data["decodeError"] = "; ".join(f"{name}: {error}" for name, error in problems if error is not None)
     failed = state is TaskState.FAIL  # after a success they may say "ok"
     data["failCode"] = as_text(dig(answer, fields.fail_code)) if failed else None
@@ -65,7 +66,9 @@ def told_of_end(profile: Profile, task_id: str, state: TaskState, answer: dict[s
     extra = _extra(profile, root or {})
     if extra:
         data["extra"] = extra
-    faithful = not profile.synthesizes or is_faithful(profile, task_id, data, answer)
+    faithful = not profile.synthesizes or (
+        result.is_whole and param.is_whole and is_faithful(profile, task_id, data, answer)
+    )
     return EndedTask(state, data, record, model_of(profile, answer), faithful)
 
 

@@ -125,6 +125,10 @@ DATA = {
 }  # fmt: skip
 
 
+ODD_JSON = ('{"score": NaN}', '{"score": 1e400}', '{"text": "\\ud83d"}')
+"""Texts that are read all the same, with null or U+FFFD in the place of what no JSON can tell."""
+
+
 @pytest.mark.parametrize(
     ("changed", "faithful"),
     [
@@ -135,6 +139,7 @@ DATA = {
         *[({"failMsg": value}, False) for value in (7, "", ["why"])],
         *[({name: value}, False) for name in ("costTime", "completeTime", "createTime") for value in ("5", 5.0, "")],
         *[({name: value}, False) for name in ("param", "resultJson") for value in ("", "null", {"a": 1}, 7)],
+        *[({name: text}, False) for name in ("param", "resultJson") for text in ODD_JSON],
         ({"taskId": ""}, False),
         ({"state": "success"}, False),
         ({"state": "success", "failCode": None, "failMsg": None}, True),
