@@ -12,7 +12,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
-from functools import partial
 
 import aiodns
 from pycares import AddrInfoResult
@@ -28,9 +27,12 @@ _TRIES = 6
 """Each try waits for longer than the last. Once c-ares has seen a server answer fast the first waits only 0.25 s, and
 fewer tries would give up a name that takes its server a few seconds to find."""
 _RENEW_S = 5.0
-"""How long a channel serves. It keeps answers for their TTL, which is ten minutes for a container's name, adapts its
-waits to what it has seen, and does not notice each change of resolv.conf, which may be a link or mounted."""
+"""How long new names are put to a channel. It keeps answers for their TTL, which is ten minutes for a container's name,
+adapts its waits to what it has seen, and does not notice each change of resolv.conf, which may be a link or mounted."""
 _MOST_ABANDONED = 1000
+"""Once a channel may still ask for so many names that nobody waits for, new names are put to another one."""
+_MOST_RETIRED = 4
+"""One more than there are while each serves its time, as a look-up may last as long as two channels serve."""
 
 _WORDS = {
     aiodns.error.ARES_ENOTFOUND: (socket.EAI_NONAME, "there is no such name"),
@@ -53,12 +55,10 @@ class Resolver:
         logging.getLogger("aiodns").setLevel(logging.ERROR)
         self._nameservers = nameservers
         self._limit_s = limit_s
-        self._channel: aiodns.DNSResolver | None = None
+        self._channel: _Channel | None = None
+        self._retired: list[_Channel] = []
         self._renew_at = 0.0
         self._closed = False
-        self._look_ups: dict[str, _LookUp] = {}
-        self._abandoned: set[asyncio.Future[AddrInfoResult]] = set()
-        """What c-ares still asks though nobody waits for it: it can cancel all that it asks, and not one."""
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
         """Return every address of a host, v4 and v6.
@@ -81,61 +81,89 @@ class Resolver:
     async def close(self) -> None:
         """End every look-up; those who wait for one get an error."""
         self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        for channel in (*self._retired, self._channel):
+            if channel is not None:
+                await channel.close()
 
     async def _find(self, host: str) -> AddrInfoResult:
         while True:
             channel = await self._fresh_channel()
-            look_up = self._look_ups.get(host)
-            if look_up is None or look_up.answer.done():
-                look_up = self._look_ups[host] = _LookUp(channel.getaddrinfo(host, type=socket.SOCK_STREAM))
-                look_up.answer.add_done_callback(partial(self._ended, host))
-            look_up.waiters += 1
             try:
-                return await asyncio.shield(look_up.answer)
+                return await channel.find(host)
             except aiodns.error.DNSError as exc:
                 if exc.args[0] != aiodns.error.ARES_ECANCELLED or self._closed:
                     raise
                 without_frames(exc)
                 # It went with others that nobody waited for, or with its channel: ask anew.
             finally:
-                look_up.waiters -= 1
-                if not look_up.waiters and not look_up.answer.done():
-                    del self._look_ups[host]
-                    self._abandoned.add(look_up.answer)
-                    self._forget_abandoned()
+                await self._close_unused()
 
-    async def _fresh_channel(self) -> aiodns.DNSResolver:
+    async def _fresh_channel(self) -> "_Channel":
         if self._closed:
             raise aiodns.error.DNSError(aiodns.error.ARES_ECANCELLED)
         loop = asyncio.get_running_loop()
-        if self._channel is not None and loop.time() < self._renew_at:
-            return self._channel
-        _check_files()  # without any, a channel would be made that has not read resolv.conf
         old = self._channel
-        self._channel = aiodns.DNSResolver(self._nameservers, loop, timeout=_FIRST_TRY_S, tries=_TRIES)
+        if old is not None and loop.time() < self._renew_at and old.abandoned < _MOST_ABANDONED:
+            return old
+        _check_files()  # without any, a channel would be made that has not read resolv.conf
+        new = self._channel = _Channel(aiodns.DNSResolver(self._nameservers, loop, timeout=_FIRST_TRY_S, tries=_TRIES))
         self._renew_at = loop.time() + _RENEW_S
         if old is not None:
-            self._abandoned.clear()
-            await old.close()
-        return self._channel
+            self._retired.append(old)
+            await self._close_unused()
+        return new
 
-    def _ended(self, host: str, answer: asyncio.Future[AddrInfoResult]) -> None:
-        self._abandoned.discard(answer)
+    async def _close_unused(self) -> None:
+        """Close the retired channels that nobody waits for, and the oldest ones where there are too many."""
+        unused = [channel for channel in self._retired if not channel.waiters]
+        for channel in unused or self._retired[:-_MOST_RETIRED]:
+            self._retired.remove(channel)
+            await channel.close()
+
+
+class _Channel:
+    """What one channel of c-ares is asked for, and how many wait.
+
+    It can cancel all that it asks for, and not one name. Where hundreds wait, that and asking anew would hold up the
+    event loop for tens of milliseconds: so an old channel goes on with what it was asked, until nobody waits any more.
+    """
+
+    def __init__(self, asking: aiodns.DNSResolver) -> None:
+        self.waiters = 0
+        self.abandoned = 0
+        """How many names it may still ask for though nobody waits for them."""
+        self._asking = asking
+        self._look_ups: dict[str, _LookUp] = {}
+        self._closed = False
+
+    async def find(self, host: str) -> AddrInfoResult:
+        """Wait for a name's answer; who asks for the same name shares it. Raises ``aiodns.error.DNSError``."""
         look_up = self._look_ups.get(host)
-        if look_up is not None and look_up.answer is answer:
-            del self._look_ups[host]
-        if not answer.cancelled():
-            answer.exception()  # where nobody waits any more, nobody else would take it
-        self._forget_abandoned()
+        if look_up is None or look_up.answer.done():
+            look_up = self._look_ups[host] = _LookUp(self._asking.getaddrinfo(host, type=socket.SOCK_STREAM))
+        look_up.waiters += 1
+        self.waiters += 1
+        try:
+            return await asyncio.shield(look_up.answer)
+        finally:
+            look_up.waiters -= 1
+            self.waiters -= 1
+            if not look_up.waiters:
+                self._end(host, look_up)
 
-    def _forget_abandoned(self) -> None:
-        """Cancel what nobody waits for where nothing else is asked, or where it is a lot."""
-        if self._channel is None or self._closed or len(self._abandoned) <= (_MOST_ABANDONED if self._look_ups else 0):
-            return
-        self._abandoned.clear()
-        self._channel.cancel()
+    async def close(self) -> None:
+        """End every look-up; those who wait for one get an error."""
+        self._closed = True
+        await self._asking.close()
+
+    def _end(self, host: str, look_up: "_LookUp") -> None:
+        if self._look_ups.get(host) is look_up:
+            del self._look_ups[host]
+        if look_up.answer.cancel():  # else it is there
+            self.abandoned += 1
+        if self.abandoned and not self.waiters and not self._closed:
+            self.abandoned = 0
+            self._asking.cancel()
 
 
 class _LookUp:

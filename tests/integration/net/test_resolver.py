@@ -70,8 +70,11 @@ def count(what: str) -> int:
 async def nothing_left(resolver: Resolver) -> None:
     """Return once neither the resolver nor c-ares holds a look-up."""
     async with asyncio.timeout(5):
-        while resolver._look_ups or resolver._abandoned or pycares._handle_to_channel:  # noqa: ASYNC110 - of a thread
+        while pycares._handle_to_channel:  # noqa: ASYNC110 - of a thread
             await asyncio.sleep(0.001)
+    assert resolver._channel is not None
+    assert not resolver._channel._look_ups
+    assert not resolver._retired
 
 
 async def test_all_addresses_are_found(make) -> None:
@@ -182,7 +185,7 @@ async def test_cancelled_look_ups_leave_nothing(make, server) -> None:
 
 
 async def test_abandoned_look_ups_are_bounded(make, server, monkeypatch) -> None:
-    """c-ares forgets what nobody waits for before it is much, and what is still waited for is asked anew."""
+    """c-ares is asked for few names that nobody waits for, and what is still waited for is found."""
     monkeypatch.setattr(resolver_module, "_MOST_ABANDONED", 10)
     resolver = make(limit_s=5)
     patient = asyncio.create_task(resolver.resolve("late.test", 443))
@@ -191,7 +194,7 @@ async def test_abandoned_look_ups_are_bounded(make, server, monkeypatch) -> None
         await seen(server, number + 2)
         task.cancel()
         await asyncio.wait([task])
-        assert len(resolver._abandoned) <= 10
+        assert len(pycares._handle_to_channel) <= 11
     server.names["late.test"] = ["192.0.2.5"]
     assert await patient == ["192.0.2.5"]
     await nothing_left(resolver)
@@ -208,6 +211,56 @@ async def test_a_changed_answer_counts_within_seconds(make, server, monkeypatch)
     assert await resolver.resolve("old.test", 443) == ["192.0.2.44"]
     server.names["late.test"] = ["192.0.2.5"]
     assert await patient == ["192.0.2.5"]
+
+
+async def test_a_new_channel_cancels_no_look_up(make, server, monkeypatch) -> None:
+    """Those under way end where they began, however many; the old channel is closed with the last of them."""
+    resolver = make()
+    await resolver.resolve("live.test", 443)
+    files, threads = count("fd"), count("task")
+    cancelled = []
+    monkeypatch.setattr(pycares.Channel, "cancel", lambda _self: cancelled.append(1))
+    patient = [asyncio.create_task(resolver.resolve(f"late-{number}.test", 443)) for number in range(20)]
+    await seen(server, 21)
+    monkeypatch.setattr(resolver, "_renew_at", 0.0)
+    await resolver.resolve("live.test", 443)
+    assert count("task") == threads + 1
+    for number in range(20):
+        server.names[f"late-{number}.test"] = [f"192.0.2.{number}"]
+    assert not cancelled
+    assert await asyncio.gather(*patient) == [[f"192.0.2.{number}"] for number in range(20)]
+    monkeypatch.undo()
+    await nothing_left(resolver)
+    async with asyncio.timeout(5):
+        while count("fd") > files or count("task") > threads:  # noqa: ASYNC110 - it ends in a thread
+            await asyncio.sleep(0.001)
+
+
+async def test_old_channels_are_bounded(make, server, monkeypatch) -> None:
+    """Of many channels with a name that is waited for the oldest is closed, and its name is asked for anew."""
+    monkeypatch.setattr(resolver_module, "_MOST_RETIRED", 2)
+    resolver = make()
+    patient = []
+    for number in range(10):
+        patient.append(asyncio.create_task(resolver.resolve(f"late-{number}.test", 443)))
+        await seen(server, number + 1)
+        assert len(resolver._retired) <= 2
+        monkeypatch.setattr(resolver, "_renew_at", 0.0)
+    for number in range(10):
+        server.names[f"late-{number}.test"] = [f"192.0.2.{number}"]
+    assert await asyncio.gather(*patient) == [[f"192.0.2.{number}"] for number in range(10)]
+    await nothing_left(resolver)
+
+
+async def test_a_waiter_that_ends_with_its_channel(make, server) -> None:
+    """Who is cancelled in the same turn in which the resolver is closed ends as cancelled."""
+    resolver = make()
+    waiting = asyncio.create_task(resolver.resolve("dead.test", 443))
+    await seen(server, 1)
+    await resolver.close()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_channels_leave_neither_files_nor_threads(make, monkeypatch) -> None:
