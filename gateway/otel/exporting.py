@@ -6,6 +6,7 @@ Owns how long the end of a gateway waits for them. A collector that is gone or s
 
 import asyncio
 import logging
+import math
 import re
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -91,7 +92,7 @@ class Exporting:
             self._provider.add_span_processor(BatchSpanProcessor(self._spans))
             self.tracing = OtelTracing(self._provider)
         self._metrics = _MetricExporter() if asked.metrics else None
-        self._interval_s = _interval_ms(environ) / 1000
+        self._interval_s = _interval_ms(environ, say) / 1000
         self._task: asyncio.Task[None] | None = None
         self._collect: Callable[[], Awaitable[Iterable[Metric]]] | None = None
 
@@ -152,9 +153,13 @@ def _resource(instance: str) -> Resource:
     return Resource.create({name: value for name, value in own.items() if name not in named})
 
 
-def _interval_ms(environ: Mapping[str, str]) -> float:
+def _interval_ms(environ: Mapping[str, str], say: Callable[[str], None]) -> float:
+    """Return the time between two exports; of 0 they would come as fast as they can, as of less."""
+    text = environ.get(_INTERVAL, "").strip()
     with suppress(ValueError):
-        return max(float(environ.get(_INTERVAL, "") or _INTERVAL_MS), 1.0)
+        if math.isfinite(interval := float(text or _INTERVAL_MS)) and interval >= 1:
+            return interval
+    say(f"{_INTERVAL}: it is no number of milliseconds from 1 on, so metrics go every {_INTERVAL_MS / 1000:g} s.")
     return _INTERVAL_MS
 
 

@@ -86,6 +86,19 @@ def test_what_the_sdk_says_is_heard_before_a_start(monkeypatch: pytest.MonkeyPat
     assert checked({}, SystemClock()) == wanted({})
 
 
+@pytest.mark.parametrize("interval", ["0", "-5", "nan", "inf", "soon"])
+def test_an_interval_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch, interval: str) -> None:
+    """Of 0 and less metrics would go as fast as they can, and of what is no number or has no end never."""
+    for name, value in AT.items():
+        monkeypatch.setenv(name, value)
+    found = checked({**AT, "OTEL_METRIC_EXPORT_INTERVAL": interval}, SystemClock())
+    assert found.metrics
+    assert found.problems == (
+        "OTEL_METRIC_EXPORT_INTERVAL: it is no number of milliseconds from 1 on, so metrics go every 60 s.",
+    )
+    assert checked({**AT, "OTEL_METRIC_EXPORT_INTERVAL": "1.5"}, SystemClock()).problems == ()
+
+
 def test_no_key_of_a_collector_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK repeats a header that it cannot read, and the endpoint's path: vendors have keys in both."""
     for name, value in (AT | {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization: Bearer canary"}).items():
