@@ -34,6 +34,8 @@ Reason = Literal[
 ]
 """``resources``: this machine has no file or memory left. That, and what a proxy does, says nothing about the peer."""
 
+_WITH_ADDRESS = ("Connect call failed", "Multiple exceptions: ")
+"""So begins what asyncio says of an address, as a tuple, and what is said of several that failed alike."""
 _LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -112,6 +114,6 @@ def _words(cause: Exception) -> str:
     if isinstance(cause, OSError) and cause.errno == errno.EMFILE:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         return f"{cause.strerror}: this process may have {limit:,} (ulimit -n)"
-    if isinstance(cause, OSError) and cause.errno and (cause.strerror or "").startswith("Connect call failed"):
-        return os.strerror(cause.errno)  # asyncio has the address there, as a tuple
+    if isinstance(cause, OSError) and cause.errno and (cause.strerror or "").startswith(_WITH_ADDRESS):
+        return os.strerror(cause.errno)
     return (cause.strerror if isinstance(cause, OSError) else None) or str(cause) or type(cause).__name__
