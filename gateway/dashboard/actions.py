@@ -66,22 +66,22 @@ class Actions:
         return _page_of(callback_id, "cancelled")
 
     async def pause(self, asked: Asked, form: Mapping[str, str]) -> str:
-        client, receiver = self._lane(asked, form)
+        client, receiver = await self._lane(asked, form)
         await self._refuse_unknown(client)
         await self._parts.pause(client, receiver, asked.visitor.name)
         return _page_of_receiver(form, "paused")
 
     async def resume(self, asked: Asked, form: Mapping[str, str]) -> str:
-        await self._parts.resume(*self._lane(asked, form), asked.visitor.name)
+        await self._parts.resume(*await self._lane(asked, form), asked.visitor.name)
         return _page_of_receiver(form, "resumed")
 
-    def _lane(self, asked: Asked, form: Mapping[str, str]) -> tuple[str, str]:
+    async def _lane(self, asked: Asked, form: Mapping[str, str]) -> tuple[str, str]:
         """Return whose webhooks to which receiver a form means."""
         client = text_of(form, "client") if asked.visitor.client is None else asked.visitor.client
         if client is None:
             raise InvalidRequest("Say whose webhooks are meant: those of which client.")
         named = form.get("receiver", "")
-        if self._parts.paused(client, named) is not None:  # perhaps by a table that is there no more
+        if await self._is_known(client, named, text_of(form, "callback")):
             return client, named
         url = web_link(named)
         try:
@@ -91,6 +91,15 @@ class Actions:
         except httpx.InvalidURL:
             pass
         raise InvalidRequest("A receiver is named as https://app.example.com, with the port where it has one.")
+
+    async def _is_known(self, client: str, receiver: str, callback_id: str | None) -> bool:
+        """Whether webhooks go to a receiver of that name, perhaps as a table called it that is there no more."""
+        if self._parts.paused(client, receiver) is not None:
+            return True
+        if any((one.client, one.receiver) == (client, receiver) for one in self._parts.receivers()):
+            return True
+        callback = None if callback_id is None else await self._registry.get_callback(client, callback_id)
+        return callback is not None and callback.receiver == receiver
 
     async def _refuse_unknown(self, client: str) -> None:
         """Raise NotFound for a client that has neither a table nor a callback, as what was mistyped has none."""

@@ -234,6 +234,21 @@ async def test_a_paused_receiver_gets_nothing_until_it_is_resumed(tmp_path: Path
             assert answer.status_code == 422, nonsense
 
 
+async def test_webhooks_of_a_table_that_is_gone_are_paused_as_they_are_called(tmp_path: Path) -> None:
+    """Those that were registered under it are called as it was; the rest of the host is another receiver."""
+    environ = {"GATEWAY_CALLBACK_ALLOW": "localhost", "GATEWAY_RETRY_SCHEDULE": "0,3600"}
+    (tmp_path / "tables.toml").write_text('[[receivers]]\nmatch = "http://localhost:9/hooks"')
+    async with world_at(tmp_path, GATEWAY_CONFIG=str(tmp_path / "tables.toml"), **environ) as world:
+        callback_id = await world.registered("sim-success-0-cat", "http://localhost:9/hooks/1")
+        await world.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["attempts"] == 1)
+    page = f"/dashboard/callbacks/{callback_id}"
+    async with world_at(tmp_path, **environ) as world:
+        (named,) = re.findall(r'name="receiver" value="([^"]+)"', (await world.visitor.get(page)).text)
+        await world.visitor.post("/dashboard/receivers/pause", page, receiver=named, callback=callback_id)
+        assert "Paused by default since" in await world.visitor.page(page)
+        assert "Receivers that are paused http://localhost:9/hooks , by" in await world.visitor.page("/")
+
+
 async def test_a_client_pauses_its_own_webhooks_alone(tmp_path: Path) -> None:
     """Whatever its form says; the operator says whose are meant."""
     async with world_at(tmp_path, GATEWAY_TOKEN="mine", GATEWAY_OPERATOR_TOKEN=OPERATOR) as world:
