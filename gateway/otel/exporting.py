@@ -92,7 +92,7 @@ class Exporting:
             self._provider.add_span_processor(BatchSpanProcessor(self._spans))
             self.tracing = OtelTracing(self._provider)
         self._metrics = _MetricExporter() if asked.metrics else None
-        self._interval_s = _interval_ms(environ, say) / 1000
+        self._interval_s = _interval_ms(environ, say) / 1000 if asked.metrics else math.inf
         self._task: asyncio.Task[None] | None = None
         self._collect: Callable[[], Awaitable[Iterable[Metric]]] | None = None
 

@@ -97,6 +97,8 @@ def test_an_interval_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch, inter
         "OTEL_METRIC_EXPORT_INTERVAL: it is no number of milliseconds from 1 on, so metrics go every 60 s.",
     )
     assert checked({**AT, "OTEL_METRIC_EXPORT_INTERVAL": "1.5"}, SystemClock()).problems == ()
+    silent = {**AT, "OTEL_METRICS_EXPORTER": "none", "OTEL_METRIC_EXPORT_INTERVAL": interval}
+    assert checked(silent, SystemClock()).problems == (), "nobody waits for it"
 
 
 def test_no_key_of_a_collector_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
