@@ -102,12 +102,13 @@ def table_of(tables: Sequence[ReceiverSettings], url: str) -> ReceiverSettings |
     except httpx.InvalidURL:
         return None  # nor is it sent to
     found = [
-        (len(prefix), one)
+        one
         for one in tables
         for origin, prefix in (_match(one.match),)
         if origin == receiver and begins_with(segments, prefix)
     ]
-    return max(found, key=lambda one: one[0], default=(0, None))[1]
+    # Each is the beginning of all longer ones. Not by segments: of a host alone that is one, if an empty one.
+    return max(found, key=lambda one: len(one.match), default=None)
 
 
 def told(receiver: ReceiverSettings) -> list[str]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -442,19 +443,15 @@ async def test_very_many_tables(sending: Any) -> None:
     assert time.process_time() - began < 0.5
 
 
-async def test_the_longest_match_counts_alone(sending: Any) -> None:
-    """Whole segments of the path, however it is spelt; host and port as URLs are compared."""
-    to = sending(
-        "\n".join(
-            f'[[receivers]]\nmatch = "{match}"'
-            for match in (
-                "https://a.example/hooks",
-                "https://a.example",
-                "https://a.example/hooks/x",
-                "http://b.example",
-            )
-        )
-    )
+@pytest.mark.parametrize(
+    "matches",
+    list(
+        permutations(("https://a.example/hooks", "https://a.example/", "https://a.example/hooks/x", "http://b.example"))
+    ),
+)
+async def test_the_longest_match_counts_alone(sending: Any, matches: tuple[str, ...]) -> None:
+    """Whole segments of the path, however it is spelt; host and port as URLs are compared; in whichever order."""
+    to = sending("\n".join(f'[[receivers]]\nmatch = "{match}"' for match in matches))
     for url, match in {
         "https://a.example/": "https://a.example",
         "https://A.EXAMPLE.:443/hooksextra": "https://a.example",
