@@ -14,9 +14,9 @@ from gateway.store.engine import Blame, Engine, Lead, Rows, Touched, Work
 from gateway.store.housekeeping import StoreHousekeeping
 from gateway.store.postgres import createsql, leadsql, locksql, sql, watchsql
 from gateway.store.postgres.engine import PostgresEngine
+from gateway.store.postgres.schema import migrations, upgrade
 from gateway.store.postgres.session import Session, connect
 from gateway.store.postgres.url import Servers
-from tests.pgstatements import SCHEMA
 
 __all__ = ["Ports", "World", "group_commit", "guarded", "ports"]
 
@@ -37,9 +37,7 @@ class World:
     @asynccontextmanager
     async def on(cls, url: str) -> AsyncIterator["World"]:
         sessions = [await connect(Servers(url, None), sql.PLANNER) for _ in range(3)]
-        async with sessions[0].raw.transaction():
-            for migration in SCHEMA:
-                await sessions[0].raw.execute(migration.read_text("utf-8"))
+        await upgrade(sessions[0], migrations())
         try:
             yield cls(sessions)
         finally:

@@ -21,7 +21,7 @@ from tests.storing import NewStore, opened
 def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
     """Make a store on this test's database; each call is the next life of the gateway."""
     if request.param == "postgres":
-        servers = Servers(request.getfixturevalue("postgres").url)
+        servers = Servers(request.getfixturevalue("postgres_ready").url)
         return lambda first_attempt_delay_s=0.0: PostgresStore(
             servers,
             clock=SteeredClock(SystemClock()),

@@ -60,8 +60,8 @@ BROKEN = " UNION ALL ".join(f"SELECT '{law}' WHERE EXISTS ({statement})" for law
 
 
 @pytest.fixture
-async def world(postgres: Database) -> AsyncIterator[World]:
-    async with World.on(postgres.url) as world:
+async def world(postgres_ready: Database) -> AsyncIterator[World]:
+    async with World.on(postgres_ready.url) as world:
         yield world
 
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-import structlog
 from structlog.testing import capture_logs
 
 from gateway.core.model import DueCallback, Format
@@ -67,7 +66,6 @@ def test_a_registrations_trace_goes_along() -> None:
 
 def test_a_client_that_is_gone_is_served_by_the_default_secret(made: Any) -> None:
     """Its webhooks are still owed; the log says so once for each such client, with no secret."""
-    structlog.reset_defaults()
     with capture_logs() as log:
         for _ in range(3):
             headers = made.headers(claim("gone"), b"{}", 5)
