@@ -1,7 +1,8 @@
 """Virtual time: an event loop whose clock jumps to the next timer as soon as nothing else can happen.
 
 A day of timers runs in as long as its work takes, and the same way every time. Nothing may wait for another thread or
-a socket, so SQLite runs inline here: still the real one, on a real file.
+a socket: while a thread works, timers would go off in no time. So SQLite runs inline here, still the real one, on a
+real file, and so does what is large.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from typing import Any, TypeVar
 from unittest import mock
 
 import aiosqlite
+
+from gateway.core.memory import Memory
 
 __all__ = ["EPOCH", "InlineConnection", "VirtualClock", "run_virtual"]
 
@@ -131,13 +134,19 @@ class InlineConnection:
         self._conn.close()
 
 
+async def _work(_memory: Memory, function: Callable[..., T], *args: Any) -> T:
+    """Stands where ``Memory.work`` has a thread for it."""
+    await asyncio.sleep(0)  # others run meanwhile
+    return function(*args)
+
+
 @contextmanager
-def _inline_sqlite() -> Iterator[None]:
-    with mock.patch.object(aiosqlite, "connect", InlineConnection):
+def _inline() -> Iterator[None]:
+    with mock.patch.object(aiosqlite, "connect", InlineConnection), mock.patch.object(Memory, "work", _work):
         yield
 
 
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine to its end in virtual time, and cancel what it leaves behind."""
-    with _inline_sqlite(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with _inline(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)

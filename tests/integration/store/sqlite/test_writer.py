@@ -57,7 +57,7 @@ async def test_a_writer_that_was_cancelled_takes_nothing_more(store: SqliteStore
     ("poison", "fault"),
     [
         ({"metadata": "text"}, StoreRefused),
-        ({"url": "\ud800"}, StoreRefused),
+        ({"task_id": "\ud800"}, StoreRefused),
         ({"timeout_s": 2**70}, StoreRefused),
         ({"client": None}, StoreRefused),
         ({"client": object()}, StoreDefect),
