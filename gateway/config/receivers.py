@@ -21,6 +21,8 @@ from gateway.signature import Signer, parse_secrets
 __all__ = ["read_receivers", "table_of", "told"]
 
 _PAIR = "client_cert_file", "client_key_file"
+_TLS_FILES = "ca_file", *_PAIR
+_NO_TLS = "these receivers are reached by http, without TLS; write https in match, or remove it"
 _CERTIFICATE = re.compile(r"^-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----", re.MULTILINE)
 _KEY = re.compile(r"^-----BEGIN (?:[A-Z0-9]+ )?PRIVATE KEY-----", re.MULTILINE)
 _LOCKED = re.compile(r"^-----BEGIN ENCRYPTED PRIVATE KEY-----|^Proc-Type: 4,ENCRYPTED", re.MULTILINE)
@@ -37,6 +39,8 @@ def read_receivers(reader: Reader) -> tuple[ReceiverSettings, ...]:
         if "match" not in table:
             reader.problems.append(f"{section}: match: missing; write the URLs' beginning, such as {_EXAMPLE}")
         files = _read_files(reader, section, values)
+        if values.get("match", "").startswith("http:"):  # else somebody would rely on a certificate that nobody shows
+            reader.problems += [f"{section}: {key}: {_NO_TLS}" for key in _TLS_FILES if values.get(key)]
         if (other := found.get(values.get("match", ""))) is not None:
             reader.problems.append(f"{section}: match: {other.place} is about the same URLs; make one table of the two")
         if len(reader.problems) == before:

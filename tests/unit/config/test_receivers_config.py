@@ -211,6 +211,10 @@ MATCH = 'match = "https://a.example"\n'
             MATCH + "client_cert_file = 'PEM/client.pem'\nclient_key_file = 'PEM/client.pem'",
             "receivers[2]: client_key_file: got 'PEM/client.pem'; there is no private key",
         ),
+        (
+            'match = "http://a.example"\nca_file = "PEM/ca.pem"',
+            "receivers[2]: ca_file: these receivers are reached by http",
+        ),
         (MATCH + "proxy = 'https://u:canary@p:1'", "receivers[2]: proxy: got a value that is not shown here; the"),
         (MATCH + "proxy = 'socks5://p:1'", "receivers[2]: proxy: got a value that is not shown here; the"),
         (MATCH + "proxy = 'http://p'", "receivers[2]: proxy: got a value that is not shown here; write http://host"),
