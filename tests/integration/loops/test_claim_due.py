@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -43,14 +44,14 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     await store.close()
 
 
-async def owed(store: SqliteStore, *urls: str, at: int = NOW) -> list[Callback]:
+async def owed(store: SqliteStore, *urls: str, at: int = NOW, client: str = "ann") -> list[Callback]:
     """Register callbacks on a task, and settle it: their webhooks are due."""
     task_id = f"task-{next(_numbers)}"
     made = await store.registry.register(
         [
             NewCallback(
                 id=new_callback_id(at),
-                client="ann",
+                client=client,
                 upstream="up",
                 task_id=task_id,
                 url=url,
@@ -145,6 +146,29 @@ async def test_a_claimed_first_attempt_is_not_claimed_again_while_retries_wait(s
         assert due.id == callback.id
 
 
+async def test_places_that_nobody_takes_are_for_who_is_in_line_at_once(store: SqliteStore) -> None:
+    """A client has its part of the places whether or not it has webhooks for them: the rest are asked for anew."""
+    await owed(store, APP)
+    theirs = await owed(store, *(f"https://{host}.example.com/" for host in ("b", "c", "d")), client="bob")
+    bulkhead = Bulkhead(64)
+    well(bulkhead, lane("app"), *(lane(host, "bob") for host in ("b", "c", "d")))
+    claims, next_due_at = await claim_due(store.outbox, bulkhead, NOW, 4)
+    assert (len(claims), next_due_at) == (3, NOW)
+    rest, next_due_at = await claim_due(store.outbox, bulkhead, NOW, 4)
+    assert (len(rest), next_due_at) == (1, None)
+    assert {one.id for one in theirs} < {one.id for one in claims + rest}
+
+
+async def test_a_claim_that_has_a_place_for_each_writes_nothing_else(store: SqliteStore) -> None:
+    """Nothing is given back or handed over, which the database would be asked for each time."""
+    await owed(store, APP)
+    bulkhead = Bulkhead(8)
+    well(bulkhead, lane("app"))
+    outbox = Mock(claim=store.outbox.claim)
+    assert len((await claim_due(outbox, bulkhead, NOW, 2))[0]) == 1
+    assert not outbox.mock_calls
+
+
 async def test_newcomers_that_wait_for_their_turn_are_not_asked_for_at_once(store: SqliteStore) -> None:
     """They have had all the places that there are for them: only time, or an attempt's end, makes more."""
     await owed(store, *(f"https://r{number}.example.com/" for number in range(64)))
@@ -226,8 +250,8 @@ async def test_what_waits_for_its_table_makes_room_on_its_lane(store: SqliteStor
     well(bulkhead, lane("app"))
     slow = await owed(store, *(f"https://app.example.com/slow/{number}" for number in range(9)))
     (other,) = await owed(store, "https://app.example.com/other", at=NOW + 1)
-    first, _ = await claim_due(store.outbox, bulkhead, NOW + 1, 4)
-    assert [one.id for one in first] == [slow[0].id]
+    first, next_due_at = await claim_due(store.outbox, bulkhead, NOW + 1, 4)
+    assert ([one.id for one in first], next_due_at) == ([slow[0].id], NOW + 1)
     found: list[DueCallback] = []
     for _ in range(4):
         more, next_due_at = await claim_due(store.outbox, bulkhead, NOW + 1, 4)
