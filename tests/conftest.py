@@ -9,7 +9,8 @@ import gc
 import signal
 import sys
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, MutableMapping
+from typing import Any
 
 import pytest
 import structlog
@@ -28,6 +29,7 @@ from tests.postgres import (
     postgres_ready,
     postgres_server,
 )
+from tests.sqliteready import ready_files
 
 __all__ = [
     "_ready",
@@ -37,6 +39,7 @@ __all__ = [
     "postgres_debian",
     "postgres_ready",
     "postgres_server",
+    "ready_files",
 ]
 
 # Hypothesis also draws the constants in the source of whatever is imported by then: a test would see other examples
@@ -52,12 +55,20 @@ settings.load_profile("fixed")
 default.create_ssl_context = functools.cache(default.create_ssl_context)  # type: ignore[assignment]
 
 # The lines that pytest shows with a failure: structlog's own, in columns and colours, cost three times as much.
+_in_a_line = structlog.processors.KeyValueRenderer(key_order=["level", "event"])
+
+
+def _plain(logger: object, method: str, event: MutableMapping[str, Any]) -> str:
+    lines = [event.pop("exception", ""), _in_a_line(logger, method, event)]
+    return "\n".join(filter(None, lines))
+
+
 structlog.configure(
     processors=[
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.format_exc_info,
-        structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+        _plain,
     ]
 )
 
