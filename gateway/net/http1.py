@@ -21,6 +21,7 @@ import httptools
 from gateway.core.errors import without_frames
 from gateway.net.errors import ExchangeFailed, cut_off
 from gateway.net.oddanswers import OddChunks, OddHead
+from gateway.net.unparsed import Unparsed
 
 __all__ = ["Connection"]
 
@@ -28,8 +29,6 @@ _MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included, and of
 _MAX_HEADERS = 1000  # each costs more than a hundred bytes of memory, however short it is
 _STEP = 8 * 1024  # bytes that are parsed before the bounds are looked at: one read may bring thirty times as many
 _CHUNKED_STEP = 2 * 1024  # … of a body in chunks, in which these may be a third of it
-_CHUNKS_A_TURN = 256  # after so many others have their turn: half a millisecond, and one read may bring thousands
-_MOST_BEHIND = 32  # connections of which something waits for that: a read is a quarter of a megabyte
 _MAX_BUFFERED = 64 * 1024  # bytes of a body that nobody has read yet, above which the peer is not read from
 _SWITCHING = 101
 _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the LF of the first line
@@ -38,19 +37,18 @@ _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the
 class Connection(asyncio.Protocol):
     """One connection; ``unusable`` is called where it ends, or its peer speaks unasked, between two requests."""
 
-    _behind: ClassVar[set["Connection"]] = set()
-    """Those of which something that has come is parsed in later turns."""
+    _behind: ClassVar[set[Unparsed]] = set()
+    """What has come of small chunks and is parsed in later turns."""
 
     def __init__(self, unusable: Callable[["Connection"], object]) -> None:
         self._unusable = unusable
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser  # while it is connected: it refers to this, and this to it
+        self._unparsed: Unparsed
         self._waiter: asyncio.Future[None] | None = None
         self._error: ExchangeFailed | None = None
         self._asking = False  # a request has been sent whose answer is not complete
         self._no_body = False
-        self._paused = False  # until somebody reads what has come of the body
-        self._later: deque[bytes] = deque()  # what has come and is parsed in later turns; nothing is read meanwhile
         self._keep_alive = False
         self._begin()
 
@@ -79,9 +77,9 @@ class Connection(asyncio.Protocol):
             self._keep_alive
             and not self._asking
             and self._error is None
-            and not self._paused
-            and not self._later
             and self._transport is not None
+            and not self._unparsed.paused
+            and not self._unparsed.waits
             # The answer may have come before its request had gone: the next one would wait behind the rest of that.
             and not self._transport.get_write_buffer_size()
         )
@@ -121,17 +119,15 @@ class Connection(asyncio.Protocol):
         chunk = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
-        if self._paused:
-            self._paused = False
-            self._resume()
+        if self._transport is not None:
+            self._unparsed.resume_reading()
         return chunk
 
     def close(self) -> None:
         """Close at once; nothing is sent or read any more. Never waits."""
         self._keep_alive = False
-        self._later.clear()
-        self._behind.discard(self)
         if self._transport is not None:
+            self._unparsed.drop()
             # Not close(): with TLS that waits for the peer's last word, up to half a minute.
             self._transport.abort()
 
@@ -147,50 +143,23 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpResponseParser(self)
+        self._unparsed = Unparsed(self, self._transport, self._behind)
 
     def data_received(self, data: bytes) -> None:
-        step = _STEP if self._odd_chunks is None else _CHUNKED_STEP
-        if len(data) <= step and not self._later:
-            self._take(data)
-            return
-        is_reading = not self._later
-        self._later.extend(data[at : at + step] for at in range(0, len(data), step))
-        if is_reading:
-            self._take_turn()
-
-    def _take_turn(self) -> None:
-        """Parse what has come until it was many chunks, and the rest in the next turns.
-
-        Of twenty peers that send the smallest chunks there are, each with a whole buffer full, others waited for a
-        quarter of a second.
-        """
-        before = self._chunks_seen
-        may_wait = self in self._behind or len(self._behind) < _MOST_BEHIND
-        while self._later:
-            self._take(self._later.popleft())
-            if may_wait and self._chunks_seen - before >= _CHUNKS_A_TURN:
-                break
-        if self._later and self._transport is not None:
-            self._behind.add(self)
-            self._transport.pause_reading()
-            asyncio.get_running_loop().call_soon(self._go_on)
-        else:
-            self._behind.discard(self)
-
-    def _go_on(self) -> None:
-        if self._later:
-            self._take_turn()
-            self._resume()
-
-    def _resume(self) -> None:
-        if not (self._paused or self._later) and self._transport is not None:
-            self._transport.resume_reading()
+        self._unparsed.add(data)
 
     @property
-    def _chunks_seen(self) -> int:
+    def parts(self) -> int:
+        """Chunks of the answer so far."""
         return 0 if self._odd_chunks is None else self._odd_chunks.seen
 
-    def _take(self, data: bytes) -> None:
+    @property
+    def step(self) -> int:
+        """Bytes that are parsed at once."""
+        return _STEP if self._odd_chunks is None else _CHUNKED_STEP
+
+    def take(self, data: bytes) -> None:
+        """Parse what comes next."""
         if self._error is not None:
             return
         self._unclaimed += len(data)
@@ -210,9 +179,8 @@ class Connection(asyncio.Protocol):
         if self._asking and self._unclaimed > _MAX_HEAD:
             # The head, or what comes between the parts of a chunked body, or after them: the parser keeps all of it.
             self._fail(_too_large())
-        elif self._buffered > _MAX_BUFFERED and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
+        elif self._buffered > _MAX_BUFFERED:
+            self._unparsed.pause_reading()  # until somebody reads what has come of the body
 
     def _feed(self, data: bytes) -> None:
         if self._odd_head is not None:
@@ -270,9 +238,8 @@ class Connection(asyncio.Protocol):
             self.on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        while self._later:
-            self._take(self._later.popleft())
-        self._behind.discard(self)
+        self._unparsed.finish()
+        self._unparsed.let_go()
         self._transport = None
         if self._asking and exc is None and self.status and not self._framed:
             self._asking = False  # the body that lasts until the connection ends has ended

@@ -1,7 +1,7 @@
 """How a server's connection ends: so that its last answer can be read, in bounded time, and its request with it.
 
 Owns the stages of closing, the answer to a client that is refused, that what still comes is thrown away, and that
-nothing is done any more for a client that has gone. Knows neither limits nor reasons. ``inbound`` builds on it.
+nothing is done any more for a client that has gone. Knows neither limits nor reasons. ``paced`` builds on it.
 """
 
 import asyncio

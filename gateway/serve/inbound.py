@@ -25,21 +25,22 @@ from gateway.core.errors import (
     Unavailable,
     without_frames,
 )
-from gateway.serve.closing import ClosingProtocol
+from gateway.serve.paced import PacedProtocol
 from gateway.serve.places import places_of
 
 __all__ = ["InboundProtocol"]
 
 _log = structlog.get_logger()
 
-_PIECE_BYTES = 32 * 1024  # parsed at once: what follows a head or a part of a body is only counted from the next on
+_STEP = 4 * 1024  # bytes parsed at once: what follows a head or a part of a body is only counted from the next on
+_BODY_STEP = 32 * 1024  # … of a body that comes in no chunks
 _SMALL_PART = 16
 _WAITING_BYTES = 4096  # that a request takes that waits behind another one
 _HEADER_BYTES = 128
 _DRAINED_BYTES = 48 * 1024  # that the client has taken at least when a transport wants more: between its two marks
 
 
-class InboundProtocol(ClosingProtocol):
+class InboundProtocol(PacedProtocol):
     """uvicorn's HTTP/1.1 connection with limits; their values are class attributes, so that a subclass may differ.
 
     The number of connections is uvicorn's ``limit_concurrency`` where that is set.
@@ -73,7 +74,7 @@ class InboundProtocol(ClosingProtocol):
         self._max_connections = config.limit_concurrency or self.max_connections
         self.limit_concurrency = None  # uvicorn's own check answers in plain text
         self._places = places_of(server_state)
-        self._in_body = False
+        self._in_body = self._in_chunks = False
         self._ended_head: object = None  # where headers go once a head has ended: others belong to one that has not
         self._small_parts = 0  # of the body so far
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
@@ -106,6 +107,7 @@ class InboundProtocol(ClosingProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Return whether the connection stays: a client that ends its side alone still reads what it has asked for."""
+        self._unparsed.finish()
         if self.pipeline and self.cycle.more_body:
             # What it had begun behind the others will not come.
             self.pipeline.popleft()
@@ -126,14 +128,14 @@ class InboundProtocol(ClosingProtocol):
         if self._served is not None and not self._served.response_started:
             self._connection.abort()
 
-    def data_received(self, data: bytes) -> None:
-        """Replace uvicorn's, which logs each malformed request and answers it before those that came first."""
-        if self._lingering or self._refusal is not None:
+    @property
+    def step(self) -> int:
+        return _BODY_STEP if self._in_body and not self._in_chunks else _STEP
+
+    def take(self, data: bytes) -> None:
+        """Replace uvicorn's way, which logs each malformed request and answers it before those that came first."""
+        if self._refusal is not None or self._is_closing():
             self._drop(data)
-            return
-        if len(data) > _PIECE_BYTES:
-            for at in range(0, len(data), _PIECE_BYTES):
-                self.data_received(data[at : at + _PIECE_BYTES])
             return
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
@@ -189,9 +191,11 @@ class InboundProtocol(ClosingProtocol):
         name, value = name.lower(), value.rstrip(b" \t")
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
-        elif name == b"transfer-encoding" and value.lower() != b"chunked":
-            # The parser would say so too, but only once the application has the request.
-            raise MalformedRequest("A body may be sent in chunks, and in no other transfer coding.")
+        elif name == b"transfer-encoding":
+            self._in_chunks = True
+            if value.lower() != b"chunked":
+                # The parser would say so too, but only once the application has the request.
+                raise MalformedRequest("A body may be sent in chunks, and in no other transfer coding.")
         self.headers.append((name, value))
         if len(self.headers) > self.max_headers:
             raise HeadTooLarge(f"The request's head may have at most {self.max_headers} headers.")
@@ -231,6 +235,7 @@ class InboundProtocol(ClosingProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._unclaimed = 0
+        self.parts += 1
         if len(body) < _SMALL_PART:
             self._small_parts += 1
             if self._small_parts > self.max_small_parts:
@@ -240,7 +245,7 @@ class InboundProtocol(ClosingProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_body = False
+        self._in_body = self._in_chunks = False
         self._unclaimed = 0
         super().on_message_complete()
 
@@ -263,7 +268,7 @@ class InboundProtocol(ClosingProtocol):
     def _overdue(self) -> None:
         self._deadline = None
         behind = self.pipeline or (self._in_head() and self.cycle is not None and not self.cycle.response_complete)
-        if self.flow.read_paused or behind:
+        if self.flow.read_paused or behind or self._unparsed.waits:
             # The requests before it are not answered yet: it is the gateway that does not read.
             self._await_client()
         elif self._in_head():
@@ -332,7 +337,8 @@ class InboundProtocol(ClosingProtocol):
     # The end of the connection
 
     def _client_sends(self) -> bool:
-        return self._in_body or self._in_head() or bool(self.pipeline) or self._refusal is not None
+        sends = self._in_body or self._in_head() or self.pipeline or self._unparsed.waits
+        return bool(sends) or self._refusal is not None
 
     def _close(self) -> None:
         if self in self.connections:

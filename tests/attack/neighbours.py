@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from tests.attack.attacker import Attacker, Reader, Writer, drained
@@ -95,6 +95,25 @@ class EndlessHeads(Neighbour):
         finally:
             for writer in held:
                 writer.transport.abort()
+
+
+class ChunkFloods(Neighbour):
+    """Bodies of the smallest chunks, a buffer full on each of twenty connections at once: all others waited."""
+
+    name, proof = "chunk-floods", "sent"
+    _CHUNKS = 43_000
+
+    async def attack(self) -> None:
+        head = b"POST /v1/callbacks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        async for _ in self.pace(1):
+            async with AsyncExitStack() as stack:
+                writers = [(await stack.enter_async_context(self.connection(head)))[1] for _ in range(20)]
+                for writer in writers:
+                    writer.transport.set_write_buffer_limits(0)  # so that it has drained only when all has gone
+                    writer.write(b"1\r\nx\r\n" * self._CHUNKS)
+                for writer in writers:
+                    await writer.drain()
+                    self.did["sent"] += self._CHUNKS
 
 
 class PublicPages(Neighbour):
@@ -192,4 +211,4 @@ class Scanners(Neighbour):
                     pass
 
 
-NEIGHBOURS = (IdleConnections, SlowRequests, EndlessHeads, PublicPages, WrongTokens, WebPages, Scanners)
+NEIGHBOURS = (IdleConnections, SlowRequests, EndlessHeads, ChunkFloods, PublicPages, WrongTokens, WebPages, Scanners)

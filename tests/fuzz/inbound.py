@@ -65,15 +65,27 @@ class _Application:
         await send({"type": "http.response.body", "body": b""})
 
 
+class _Resting(InboundProtocol):
+    """Parses a few bytes in each turn of the loop, as if they were many parts."""
+
+    step = 17
+
+    def take(self, data: bytes) -> None:
+        super().take(data)
+        self.parts += 1000
+
+
 def check(case: Case) -> None:
-    """Read the same bytes whole, byte by byte and in the drawn pieces, and by h11."""
-    whole = _serve(case, [case.data] if case.data else [], settle=True)
-    for pieces, settle in (
-        (pieces_of(case.data, case.cuts), True),
-        (pieces_of(case.data, case.cuts), False),
-        (pieces_of(case.data, tuple(range(len(case.data)))), False),
+    """Read the same bytes whole, byte by byte and in the drawn pieces, in several turns of the loop, and by h11."""
+    everything = [case.data] if case.data else []
+    whole = _serve(case, everything, settle=True)
+    for pieces, settle, protocol in (
+        (pieces_of(case.data, case.cuts), True, InboundProtocol),
+        (pieces_of(case.data, case.cuts), False, InboundProtocol),
+        (pieces_of(case.data, tuple(range(len(case.data)))), False, InboundProtocol),
+        (everything, False, _Resting),
     ):
-        cut = _serve(case, pieces, settle=settle)
+        cut = _serve(case, pieces, protocol, settle=settle)
         if case.early:
             # What had been answered before the rest of its body was found to be broken differs with the cuts.
             both = min(len(whole.requests), len(cut.requests))
@@ -87,13 +99,15 @@ def check(case: Case) -> None:
             assert _comparable(ours) == _comparable(theirs), (ours, theirs)
 
 
-def _serve(case: Case, pieces: list[bytes], *, settle: bool) -> _Seen:
+def _serve(
+    case: Case, pieces: list[bytes], protocol_class: type[InboundProtocol] = InboundProtocol, *, settle: bool
+) -> _Seen:
     steps = Steps()
     application = _Application(early=case.early)
     config = uvicorn.Config(application, interface="asgi3", lifespan="off", log_config=None, access_log=False)
     config.load()
     state = ServerState()
-    protocol = InboundProtocol(config, state, app_state={}, _loop=steps.loop)
+    protocol = protocol_class(config, state, app_state={}, _loop=steps.loop)
     wire = Wire(steps.loop, protocol)
     try:
         for piece in pieces:

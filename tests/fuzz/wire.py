@@ -92,7 +92,11 @@ class Steps:
             self.settle()
         if wire.gone or wire.paused:
             return False
-        protocol.data_received(piece)
+        asyncio._set_running_loop(self.loop)  # in which a protocol's callbacks are called
+        try:
+            protocol.data_received(piece)
+        finally:
+            asyncio._set_running_loop(None)
         return True
 
     def close(self) -> None:

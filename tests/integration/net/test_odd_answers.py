@@ -276,17 +276,17 @@ async def test_one_read_of_many_chunks_holds_up_nobody(chunk: bytes) -> None:
 
 async def test_what_waits_to_be_parsed_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of hundreds of peers that send small chunks only some keep a read waiting: of the others it is parsed at once."""
-    monkeypatch.setattr("gateway.net.http1._MOST_BEHIND", 1)
+    monkeypatch.setattr("gateway.net.unparsed._MOST_BEHIND", 1)
     (first, _), (second, other) = await _asked(), await _asked()
     for connection in (first, second):
         connection.data_received(b"1\r\nx\r\n" * 6000 + b"0\r\n\r\n")
-    assert first in Connection._behind
-    assert second not in Connection._behind
+    assert first._unparsed in Connection._behind
+    assert second._unparsed not in Connection._behind
     other.pause_reading.assert_not_called()
     assert len(second._chunks) == 6000
     for connection in (first, second):
         assert await _body(connection) == b"x" * 6000
-        assert connection not in Connection._behind
+        assert connection._unparsed not in Connection._behind
 
 
 async def test_large_chunks_are_parsed_as_they_come() -> None:
@@ -303,7 +303,7 @@ async def test_an_answer_that_has_come_is_whole_though_its_connection_ends() -> 
     connection, _ = await _asked()
     connection.data_received(b"1\r\nx\r\n" * 6000 + b"0\r\n\r\n")
     connection.connection_lost(None)
-    assert connection not in Connection._behind
+    assert connection._unparsed not in Connection._behind
     assert await _body(connection) == b"x" * 6000
 
 
@@ -316,7 +316,7 @@ async def test_a_closed_connection_parses_nothing_more() -> None:
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert len(connection._chunks) < 3000
-    assert connection not in Connection._behind
+    assert connection._unparsed not in Connection._behind
     transport.resume_reading.assert_not_called()
 
 

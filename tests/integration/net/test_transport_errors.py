@@ -419,7 +419,7 @@ async def test_paused_connection_is_not_used_again(make, raw_server, read_reques
     transport = make()
     response = await transport.handle_async_request(httpx.Request("POST", server.url(), content=b"{}"))
     (connection,) = transport._busy
-    while connection._asking or not connection._paused:  # noqa: ASYNC110 - until all of it has come, and none was read
+    while connection._asking or not connection._unparsed.paused:  # noqa: ASYNC110 - until all of it has come, and none was read
         await asyncio.sleep(0)
     await response.aclose()
     assert not transport._idle
@@ -479,7 +479,7 @@ async def test_large_body_is_read_as_fast_as_it_is_wanted(make, raw_server, read
     transport = make()
     response = await transport.handle_async_request(httpx.Request("POST", server.url(), content=b"{}"))
     (connection,) = transport._busy
-    while not connection._paused:  # noqa: ASYNC110 - until what arrives is left in the socket
+    while not connection._unparsed.paused:  # noqa: ASYNC110 - until what arrives is left in the socket
         await asyncio.sleep(0)
     assert connection._buffered < 1024 * 1024
     assert sum([len(chunk) async for chunk in response.stream]) == size

@@ -1,0 +1,256 @@
+"""A flood of small chunks in a request's body: others have their turn meanwhile, and nothing of it is lost or late."""
+
+import asyncio
+import gc
+import weakref
+from typing import Any
+
+import pytest
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.server import ServerState
+
+from gateway.serve.asgi import server_config
+from gateway.serve.inbound import InboundProtocol
+from tests.fuzz.wire import Wire
+from tests.peer import GET, App, served
+
+HEAD = b"POST /%b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+LAST = b"0\r\n\r\n"
+ONES = b"1\r\nx\r\n" * 6000
+ANSWER = b"\r\n\r\n" + b"x" * 6000  # to ONES
+MOST_TURNS = 1000
+STEP = 4096
+
+
+def flood(chunk: bytes) -> tuple[bytes, bytes]:
+    """Return 6,000 chunks, each with a digit of its own, and the body that they are."""
+    digits = [b"%d" % (number % 10) for number in range(6000)]
+    return b"".join(chunk % digit for digit in digits), b"".join(digits)
+
+
+def one_step(path: bytes) -> bytes:
+    """Return a request of many chunks that ends where its first step does."""
+    head, chunks = HEAD % path, b"1\r\nx\r\n" * 500
+    padded = head.replace(b"host: x", b"host: x\r\nx: " + b"x" * (STEP - len(head + chunks + LAST) - 5))
+    assert len(padded + chunks + LAST) == STEP
+    return padded + chunks + LAST
+
+
+def connected(app: Any, protocol_class: type[InboundProtocol] = InboundProtocol) -> tuple[InboundProtocol, Wire]:
+    """Return a server's connection to a client that is not there, whose reads the test hands over."""
+    config = server_config(app, protocol_class)
+    config.load()
+    protocol = protocol_class(config, ServerState(), app_state={})
+    return protocol, Wire(asyncio.get_running_loop(), protocol)
+
+
+async def until_written(wire: Wire, end: bytes) -> int:
+    """Let the loop turn until the answers end so; return the turns that it took."""
+    for turn in range(MOST_TURNS):
+        if wire.written.endswith(end):
+            return turn
+        await asyncio.sleep(0)
+    raise AssertionError(bytes(wire.written[-200:]))
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\n%b\r\n", b"10\r\n%b" + b"x" * 15 + b"\r\n"], ids=["1", "16"])
+@pytest.mark.parametrize("path", [b"body", b"early"])
+async def test_one_read_of_many_chunks_holds_up_nobody(chunk: bytes, path: bytes) -> None:
+    """It is parsed in many turns, in order, no more is read before, and the request behind it is answered."""
+    chunks, body = flood(chunk)
+    app = App()
+    protocol, wire = connected(app)
+    protocol.data_received(HEAD % path + chunks[: len(chunks) // 2])
+    protocol.data_received(chunks[len(chunks) // 2 :] + LAST + GET % b"next")
+    turns, waited, before = 0, 0, protocol.parts
+    while not wire.written.endswith(b"/next"):
+        waited += wire.paused
+        await asyncio.sleep(0)
+        assert protocol.parts - before < 256 + STEP // 6 + 2, "too much in one turn"
+        before = protocol.parts
+        turns += 1
+        assert turns < MOST_TURNS
+    assert min(turns, waited) > 5
+    assert not wire.paused
+    assert app.seen == [f"/{path.decode()}", "/next"]
+    first = wire.written.partition(b"\r\n\r\n")[2].partition(b"HTTP/1.1")[0]
+    assert first.translate(None, b"x") == (body if path == b"body" else b"/early")
+    wire.lose()
+
+
+async def test_no_more_is_read_while_a_part_waits() -> None:
+    """An application that has not read a body, and has answered then, does not resume the transport."""
+    chunks, body = flood(b"10\r\n%b" + b"x" * 15 + b"\r\n")
+    assert len(body) * 16 > HIGH_WATER_LIMIT
+    resumed: list[bool] = []
+
+    class Watched(InboundProtocol):
+        def take(self, data: bytes) -> None:
+            resumed.append(not wire.paused)
+            super().take(data)
+
+    app = App()
+    protocol, wire = connected(app, Watched)
+    protocol.data_received(HEAD % b"hold" + chunks + LAST + GET % b"next")
+    for _ in range(MOST_TURNS):
+        if protocol.flow.read_paused:
+            break
+        await asyncio.sleep(0)
+    assert protocol._unparsed.waits
+    app.release.set()
+    await until_written(wire, b"/next")
+    assert not any(resumed[resumed.index(False) :]), "read in the turn of the read itself alone"
+    assert not wire.paused
+    wire.lose()
+
+
+async def test_large_chunks_wait_for_no_turn() -> None:
+    """A body as clients send it is parsed as it comes."""
+    protocol, wire = connected(App())
+    protocol.data_received(HEAD % b"body" + b"8000\r\n%b\r\n" % bytes(0x8000) + LAST)
+    assert not wire.paused
+    await until_written(wire, bytes(0x8000))
+    wire.lose()
+
+
+async def test_what_came_before_the_clients_end_is_served() -> None:
+    """A client that ends its side behind a flood still gets its answer."""
+    protocol, wire = connected(App())
+    protocol.data_received(HEAD % b"body" + ONES + LAST)
+    assert wire.paused
+    assert protocol.eof_received()
+    await until_written(wire, ANSWER)
+    assert wire.gone
+    await asyncio.sleep(0)
+    assert not protocol._behind
+
+
+@pytest.mark.parametrize("path", [b"body", b"early"])
+async def test_what_came_before_the_gateways_end_is_served(path: bytes) -> None:
+    """Requests that had come when the server stops are answered, then their connection closes."""
+    protocol, wire = connected(App())
+    protocol.data_received(one_step(path) + GET % b"next")
+    assert wire.paused
+    protocol.shutdown()
+    await until_written(wire, b"/next")
+    assert wire.written.count(b"connection: close") == 1
+    assert wire.gone
+
+
+async def test_a_lost_connection_parses_nothing_more() -> None:
+    """Nobody waits for the answer to what had come: its request ends."""
+    app = App()
+    protocol, wire = connected(app)
+    protocol.data_received(HEAD % b"body" + ONES + LAST)
+    await asyncio.sleep(0)
+    found = protocol.parts
+    wire.lose()
+    assert not protocol._behind
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert protocol.parts == found < 6000
+    assert not protocol.tasks
+
+
+async def test_an_answer_that_closes_throws_the_rest_away() -> None:
+    """Then it reads on, for the client's end: a reset would take the answer away."""
+    protocol, wire = connected(App())
+    protocol.data_received(HEAD % b"refuse" + ONES + LAST + GET % b"next")
+    await until_written(wire, b"/refuse")
+    assert (wire.half, wire.gone) == (True, False)
+    found = protocol.parts
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert protocol.parts == found < 6000
+    assert not wire.paused
+    protocol.data_received(ONES)
+    assert not protocol.eof_received()
+    wire.lose()
+    assert wire.written.endswith(b"/refuse")
+
+
+async def test_an_answer_that_closes_between_two_requests_reads_on() -> None:
+    """Also where the next one has come and nothing of it was parsed: its client may be sending more."""
+    protocol, wire = connected(App())
+    protocol.data_received(one_step(b"refuse") + GET % b"next")
+    await until_written(wire, b"/refuse")
+    assert (wire.half, wire.gone) == (True, False)
+    await asyncio.sleep(0)
+    assert not wire.paused
+    assert wire.written.endswith(b"/refuse")
+    wire.lose()
+
+
+@pytest.mark.parametrize("path", [b"body", b"early"])
+async def test_a_client_is_not_late_with_what_has_come(path: bytes) -> None:
+    """Its time for the body ends only while the gateway has parsed all there is."""
+
+    class Short(InboundProtocol):
+        body_s = head_s = 0.0
+
+    protocol, wire = connected(App(), Short)
+    protocol.data_received(HEAD % path + ONES + LAST + GET % b"next")
+    await until_written(wire, b"/next")
+    assert wire.written.count(b"HTTP/1.1 200 ") == 2
+    assert protocol.parts == 6000
+    wire.lose()
+
+
+async def test_many_floods_take_no_longer_turns_than_one() -> None:
+    """Who is served meanwhile waits a turn for each of its steps, and for none of the others' floods."""
+    floods = [connected(App()) for _ in range(8)]
+    for protocol, _ in floods:
+        protocol.data_received(HEAD % b"body" + ONES + LAST)
+    before, most = sum(protocol.parts for protocol, _ in floods), []
+    while any(protocol._unparsed.waits for protocol, _ in floods):
+        await asyncio.sleep(0)
+        parts = sum(protocol.parts for protocol, _ in floods)
+        most.append(parts - before)
+        before = parts
+    assert max(most) <= 2 * (STEP // 6 + 1)
+    assert sum(most) / len(most) > STEP // 6 / 2, "and none is left out"
+    for _, wire in floods:
+        await until_written(wire, ANSWER)
+        wire.lose()
+
+
+async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of clients that flood only some keep a read waiting: of the others it is parsed at once."""
+    monkeypatch.setattr("gateway.net.unparsed._MOST_BEHIND", 1)
+    (first, wire), (second, other) = connected(App()), connected(App())
+    for protocol in (first, second):
+        protocol.data_received(HEAD % b"body" + ONES + LAST)
+    assert (wire.paused, other.paused) == (True, False)
+    assert (first.parts < 6000, second.parts) == (True, 6000)
+    for one in (wire, other):
+        await until_written(one, ANSWER)
+        one.lose()
+    assert not first._behind
+
+
+@pytest.mark.parametrize("end", ["lost", "refused", "answered"])
+async def test_an_ended_connection_is_freed_at_once(end: str) -> None:
+    """What waits and its connection know each other; the garbage collector would come late for thousands of them."""
+    freed = asyncio.Event()
+
+    class Counted(InboundProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            refs.append(weakref.ref(self, lambda _: freed.set()))
+
+    refs: list[weakref.ref[Counted]] = []
+    async with served(App(), Counted) as connect:
+        peer = await connect()
+        gc.disable()
+        try:
+            await peer.send(HEAD % b"body", ONES)
+            if end == "refused":
+                await peer.send(b"zz\r\n")
+                await peer.refused(400, "invalid_request")
+            elif end == "answered":
+                await peer.send(LAST)
+                assert (await peer.answer())[2] == b"x" * 6000
+            peer.writer.transport.abort()
+            await freed.wait()
+        finally:
+            gc.enable()
