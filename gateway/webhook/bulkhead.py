@@ -241,7 +241,7 @@ class Bulkhead:
 
     def misplaced(self, callback: DueCallback) -> str | None:
         """Return to which receiver's lanes a webhook belongs, where that is another's: its table came after it."""
-        usage = None if self._limits is None or not self._limits.any else self._limits.usage_of(callback.url)
+        usage = None if self._limits is None else self._limits.usage_of(callback.url)
         return None if usage is None or usage.receiver == callback.receiver else usage.receiver
 
     def _begins(self, claim: tuple[int, int], attempt: "_UnderWay") -> bool:
