@@ -101,6 +101,7 @@ class Watch(NamedTuple):
 FLAWS: Sequence[tuple[str, Callable[[Watch], bool]]] = (
     ("accepts the key and refuses some of the tasks", lambda watch: watch.poller.refuses_tasks),
     ("answers nonsense, or denies tasks that it has told of", lambda watch: watch.poller.makes_no_sense),
+    ("gives no answer, or errors alone", lambda watch: watch.poller.gives_no_answer),
     ("allows fewer requests than are configured", lambda watch: watch.key.limited),
 )
 """What may be wrong with an upstream that accepts its key: what it does, and whether it does so."""

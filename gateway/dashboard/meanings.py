@@ -43,6 +43,7 @@ MEANINGS: Sequence[tuple[str, str]] = (
     # What is wrong with an upstream, and with the gateway.
     (r"refuses the key$|accepts the key and refuses some", "the-key-is-refused"),
     (r"answers nonsense, or denies tasks", "the-upstream-answers-nonsense"),
+    (r"gives no answer, or errors alone", "the-upstream-gives-no-answer"),
     (r"allows fewer requests than are configured", "the-budget-is-used-up"),
     (r"^no replica polls", "nobody-polls-the-task"),
     (r"disk is full", "the-disk-is-full"),

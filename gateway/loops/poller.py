@@ -109,6 +109,11 @@ class Poller:
         """Whether what answers for the upstream is not its API, or denies tasks that it has told of."""
         return self._troubled.makes_no_sense(self._clock.monotonic())
 
+    @property
+    def gives_no_answer(self) -> bool:
+        """Whether the upstream cannot be reached, is closed, or answers nothing but errors of its own."""
+        return self._troubled.gives_no_answer(self._clock.monotonic())
+
     async def prepare(self) -> None:
         """Take up what an earlier process learned and spent. Raises StoreError."""
         await self._key.restore()

@@ -1,7 +1,8 @@
 """Tasks whose polls went wrong: what is remembered of them, and what that says of their upstream.
 
-Owns who is unknown, denied, refused or unreadable, and whether what answers makes any sense; pure: the time is passed
-in. Decides neither when to ask again nor what is stored. Called by ``gateway.loops``, with every answer to a poll.
+Owns who is unknown, denied, refused or unreadable, and whether anything that answers makes sense; pure: the time is
+passed in. Decides neither when to ask again nor what is stored. Called by ``gateway.loops``, with every answer to a
+poll.
 
 A task that the upstream has told of once is not unknown to it, whatever it answers afterwards: that task is denied. So
 a proxy's 404, an upstream that has lost its database, or another account's key costs no task that has been paid for.
@@ -27,9 +28,9 @@ _REMEMBERED = 20_000
 _KEPT_S = 7200.0
 """A refused or denied task that has not been asked about for so long is not watched any more."""
 _TOLD_S = 600.0
-"""For so long after the last refusal of a task alone, or the last nonsense, that is told to whoever asks."""
-_NONSENSE = 3
-"""So many answers that make no sense, and none in between that tells of a task, are no accident."""
+"""For so long after the last refusal of a task alone, the last nonsense or failure, that is told to whoever asks."""
+_IN_A_ROW = 3
+"""So many polls in a row that come to nothing are no accident."""
 _NOT_FOUND_AFTER_MS = 120_000
 _NOT_FOUND_AFTER_POLLS = 5
 """A task that the upstream does not know is given up after so long, and so many polls in a row: fresh ones are late,
@@ -63,10 +64,17 @@ class Troubled:
         self._all = (self._unknown, self._denied, self._refused, self._unreadable)
         self._nonsense = 0  # answers, since the last one that told of a task
         self._nonsense_at = -inf
+        self._failed = 0  # polls with no answer or an error's, since the last one with another
+        self._failed_at = -inf
 
     def note(self, task: DueTask, result: PollResult, steady: float) -> None:
         """Take an answer about a watched task down; ``steady``: the steady clock."""
         kind = result.kind
+        if _has_failed(result):
+            self._failed += 1
+            self._failed_at = steady
+        else:
+            self._failed = 0
         if kind in TELLS:
             self._nonsense = 0
             self.forget(task.seq)
@@ -99,7 +107,7 @@ class Troubled:
         """Forget all of them."""
         for kind in self._all:
             kind.clear()
-        self._nonsense = 0
+        self._nonsense = self._failed = 0
 
     def is_unknown(self, task: DueTask, now: int, steady: float) -> bool:
         """Whether a task is to be given up as unknown: by its last answers, the one that was noted just now included.
@@ -143,7 +151,11 @@ class Troubled:
 
     def makes_no_sense(self, steady: float) -> bool:
         """Whether what answers is not the API, or denies tasks that it has told of, and has told of none since."""
-        return self._nonsense >= _NONSENSE and steady - self._nonsense_at < _TOLD_S
+        return self._nonsense >= _IN_A_ROW and steady - self._nonsense_at < _TOLD_S
+
+    def gives_no_answer(self, steady: float) -> bool:
+        """Whether the upstream cannot be reached, is closed, or answers errors of its own, whatever is asked about."""
+        return self._failed >= _IN_A_ROW and steady - self._failed_at < _TOLD_S
 
     def _refuse(self, seq: int, steady: float) -> None:
         known = self._refused.get(seq, _Denied(steady, False, steady))
@@ -172,3 +184,10 @@ def _is_foreign(result: PollResult) -> bool:
     """Whether there was an answer, and not the API's."""
     foreign = result.unreadable or not result.by_api
     return result.kind is PollKind.BROKEN and foreign and not result.oversized
+
+
+def _has_failed(result: PollResult) -> bool:
+    """Whether there was no answer, or one that says that the API is in trouble."""
+    if result.kind is PollKind.BROKEN:
+        return not result.unreadable and result.by_api
+    return result.kind in (PollKind.UNREACHABLE, PollKind.MAINTENANCE)

@@ -141,6 +141,26 @@ async def test_an_upstream_that_answers_nonsense_is_told(stand: Stand) -> None:
     assert 'gateway_upstream_nonsense{upstream="second"} 0.0' in await stand.metrics()
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(Fault(kind=FaultKind.RESET), id="closes"),
+        pytest.param(Fault(kind=FaultKind.ERROR, status=500, code=500), id="errs"),
+        pytest.param(Fault(kind=FaultKind.ERROR, status=455, code=455), id="is in maintenance"),
+    ],
+)
+async def test_an_upstream_that_gives_no_answer_is_told(stand: Stand, fault: Fault) -> None:
+    """Not by the first failure; no pod is taken out of service, and the next answer of another kind ends it."""
+    await stand.start(GATEWAY_READY_UPSTREAMS="all", GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1")
+    stand.simulators["second"].faults.add(fault)
+    await stand.register("second")
+    await stand.register("aigptimage")
+    told = "the upstream second gives no answer, or errors alone"
+    assert (await stand.readiness([told])).status_code == 200
+    stand.simulators["second"].faults.clear()
+    await stand.readiness([])
+
+
 async def test_an_upstream_that_denies_what_it_told_of_is_told(stand: Stand) -> None:
     """Its own 404 about a task that ran is nonsense too; about one that it has never told of it is none."""
     await stand.start(GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1")

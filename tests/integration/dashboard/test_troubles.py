@@ -155,6 +155,12 @@ async def unreadable_answer(trouble: Trouble) -> None:
     await trouble.registered()
 
 
+async def silent_upstream(trouble: Trouble) -> None:
+    """It closes each connection in the middle of its answer."""
+    trouble.fault(FaultKind.RESET)
+    await trouble.registered()
+
+
 async def full_disk(trouble: Trouble) -> None:
     database = trouble.run.gateway.store._database
     ((pages,),) = await database.read("PRAGMA page_count")
@@ -309,6 +315,7 @@ CALLBACK: Way = ("Callbacks", "cb_")
             "lastError",
         ),
         (unreadable_answer, {NOW: "answers nonsense"}, "the-upstream-answers-nonsense", "GATEWAY_UPSTREAM_URL"),
+        (silent_upstream, {NOW: "gives no answer, or errors alone"}, "the-upstream-gives-no-answer", "curl"),
         (failed_task, {CALLBACK: "It says '501: No cats'"}, "the-task-failed", "its words"),
         (full_disk, {NOW: "its disk is full"}, "the-disk-is-full", "df -h"),
         (

@@ -13,6 +13,7 @@ AT = 1_777_460_000_000  # the wall clock where the steady one says 0
 UNKNOWN, RUNNING = PollResult(kind=PollKind.NOT_KNOWN), PollResult(kind=PollKind.RUNNING)
 BROKEN, REFUSED = PollResult(kind=PollKind.BROKEN), PollResult(kind=PollKind.KEY_REFUSED)
 FOREIGN = PollResult(kind=PollKind.BROKEN, by_api=False)
+UNREACHABLE, CLOSED = PollResult(kind=PollKind.UNREACHABLE), PollResult(kind=PollKind.MAINTENANCE)
 UNREADABLE = PollResult(kind=PollKind.BROKEN, unreadable=True)
 
 
@@ -140,6 +141,30 @@ def test_what_makes_no_sense(results: list[PollResult], nonsense: bool) -> None:
     for number, result in enumerate(results):
         noted.note(task(number), result, float(number))
     assert noted.makes_no_sense(10.0) is nonsense
+
+
+@pytest.mark.parametrize(
+    ("results", "none"),
+    [
+        ([UNREACHABLE] * 3, True),
+        ([BROKEN] * 3, True),
+        ([CLOSED, BROKEN, UNREACHABLE], True),
+        ([UNREACHABLE] * 2, False),
+        *(([UNREACHABLE, UNREACHABLE, other, UNREACHABLE], False) for other in (RUNNING, UNKNOWN, REFUSED, FOREIGN)),
+        ([UNREADABLE] * 9, False),
+        ([FOREIGN] * 9, False),
+        ([PollResult(kind=PollKind.BROKEN, unreadable=True, oversized=True)] * 9, False),
+    ],
+)
+def test_what_gives_no_answer(results: list[PollResult], none: bool) -> None:
+    """Three polls without an answer, or with an error of the API's own, and no other answer in between; for a while."""
+    noted = Troubled(Key())
+    for number, result in enumerate(results):
+        noted.note(task(number), result, float(number))
+    assert noted.gives_no_answer(10.0) is none
+    assert not noted.gives_no_answer(len(results) - 1 + 600.0)
+    noted.clear()
+    assert not noted.gives_no_answer(10.0)
 
 
 def test_a_task_is_refused_alone_where_the_key_was_accepted_in_between() -> None:
