@@ -8,8 +8,39 @@ import pytest
 from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
-from gateway.core.model import CALLBACK_MOVES, CallbackState
+from gateway.core.model import CALLBACK_MOVES, Callback, CallbackState, Format, Task, TaskState
 from gateway.store.registry import StoreRegistry
+
+NOW = 1_777_460_000_000
+TASK = Task(
+    seq=1,
+    upstream="aigptimage",
+    task_id="task_1",
+    state=TaskState.SUCCESS,
+    polls=1,
+    created_at=NOW,
+    last_polled_at=NOW,
+    next_poll_at=None,
+    last_error=None,
+)
+REDELIVERED = Callback(
+    seq=1,
+    id="cb_1",
+    client="default",
+    url="https://app.example.com/hooks",
+    receiver="https://app.example.com",
+    metadata=b"{}",
+    timeout_s=3600,
+    format=Format.STANDARD,
+    state=CallbackState.PENDING,
+    created_at=NOW,
+    expires_at=NOW + 3_600_000,
+    attempts=1,
+    next_attempt_at=NOW,
+    delivered_at=None,
+    last_error=None,
+    task=TASK,
+)
 
 
 @pytest.mark.parametrize("found", CallbackState)
@@ -31,8 +62,8 @@ async def test_only_what_the_model_lets_the_api_move_is_granted(
 ) -> None:
     """A callback in any other state is a conflict, but for one that is cancelled already: that is done."""
 
-    async def answer(*_: object) -> CallbackState:
-        return found
+    async def answer(*_: object) -> CallbackState | tuple[CallbackState, Callback]:
+        return (found, REDELIVERED) if call == "redeliver" else found
 
     monkeypatch.setattr(StoreRegistry, call, answer)
     gateway = build(load({"GATEWAY_DATABASE_URL": f"sqlite:///{tmp_path / 'gateway.db'}"}), SystemClock())
@@ -44,4 +75,5 @@ async def test_only_what_the_model_lets_the_api_move_is_granted(
         await gateway.drain()
         await gateway.close()
     granted = found is wanted is CallbackState.CANCELLED or "API" in CALLBACK_MOVES[found].get(wanted, "").split(", ")
-    assert (status != 409) == granted, f"{method} {path} of a {found} callback: {status}"
+    done = {"cancel": 204, "redeliver": 202}[call]
+    assert status == (done if granted else 409), f"{method} {path} of a {found} callback: {status}"
