@@ -351,7 +351,9 @@ async def test_a_webhook_that_is_handed_over_is_due_on_the_other_lane(store: Sto
     moved, cancelled, stale = [claims[one.id] for one in callbacks]
     await store.registry.cancel("ann", cancelled.id, NOW)
     given = [moved, cancelled] + ([replace(stale, fence=stale.fence - 1)] if store.shared else [])
-    await store.outbox.hand_over([(one, on.receiver) for one in given])
+    # Beside another write, with which it may share a transaction: their locks are taken in one order.
+    hand_over = store.outbox.hand_over([(one, on.receiver) for one in given])
+    await asyncio.gather(hand_over, store.registry.register([new("another")]))
     found, _, _ = await store.outbox.claim(lambda _: [Share(on, 9, True)], NOW)
     assert found == [replace(moved, receiver=on.receiver, fence=found[0].fence)]
     after = [(await look(store, one)).receiver for one in callbacks[1:]]

@@ -5,8 +5,10 @@ from typing import Any, cast
 import pytest
 
 from gateway.store.engine import Result, Rows, Touched
+from gateway.store.outbox import _to_hand_over
 from gateway.store.postgres import locksql, sql
 from gateway.store.postgres.engine import PostgresEngine
+from tests.lanes import lane, webhook
 
 SETTLE, RECORD, RELEASE = Touched(seqs=[1]), Touched(webhooks=[7]), Touched(webhooks=[8])
 REGISTER, WATCH = (Touched(tasks=[("up", name)], new=lambda name=name: [(name,)]) for name in ("n-1", "n-2"))
@@ -56,3 +58,10 @@ def test_what_keeps_to_the_order_by_itself(touched: tuple[Touched, ...]) -> None
 def test_what_is_locked_first(touched: tuple[Touched, ...], steps: list[tuple[Any, Any]]) -> None:
     """Tasks, then those that are new, then callbacks: where two writes of a transaction would lock them one by one."""
     assert locked(*touched) == steps
+
+
+def test_what_is_handed_over_is_locked_with_what_is_recorded() -> None:
+    """Of several hand-overs each webhook: else two transactions might lock them in two orders."""
+    handed = [webhook(lane("app")) for _ in range(3)]
+    first, *others = [(one, "https://app.example.com/slow") for one in handed]
+    assert locked(RECORD, _to_hand_over([[first], others])) == [("callbacks", [[7, *(one.seq for one in handed)], []])]
