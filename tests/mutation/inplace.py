@@ -115,13 +115,18 @@ def _functions_of(was: types.CodeType, now: types.CodeType) -> Iterator[tuple[ty
 
 def _same_at_import(was: types.CodeType, now: types.CodeType) -> bool:
     """Whether a module does the same when it is imported, but for the code of its functions."""
-    constants = [[repr(one) for one in code.co_consts if not isinstance(one, types.CodeType)] for code in (was, now)]
     classes = zip(_codes(was), _codes(now), strict=True)
     return (
         (was.co_code, was.co_names) == (now.co_code, now.co_names)
-        and constants[0] == constants[1]
+        and _constants(was) == _constants(now)
         and all(pair[0].co_flags & inspect.CO_OPTIMIZED or _same_at_import(*pair) for pair in classes)
     )
+
+
+def _constants(code: types.CodeType) -> list[str]:
+    """Return what a module or class does with; no matter its own first line, which a class has from Python 3.13 on."""
+    values = [one for one in code.co_consts if not isinstance(one, types.CodeType)]
+    return ["its first line" if one == code.co_firstlineno else repr(one) for one in values]
 
 
 def _codes(code: types.CodeType) -> list[types.CodeType]:
