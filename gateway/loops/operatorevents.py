@@ -106,11 +106,12 @@ class OperatorEvents:
         words = partial(words_of, manual=self._manual)
         try:
             while not self._draining:
-                claim = partial(Ledger.claim, now=self._clock.now(), lease_ms=lease_ms, words=words)
-                event = await self._events.change(claim)
+                now = self._clock.now()
+                event = await self._events.change(partial(Ledger.claim, now=now, lease_ms=lease_ms, words=words))
                 if event is None:
                     return
-                await self._send(event)
+                if self._clock.now() < now + _LEASE_S * 1000:  # else its lease may end before its attempt does
+                    await self._send(event)
         except StoreError as exc:
             # What was claimed is sent once its claim has lapsed, perhaps once more: with the same id.
             _log.warning("event.not_recorded", error=exc.message)

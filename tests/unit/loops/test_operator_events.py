@@ -30,6 +30,7 @@ class Store:
         self.dropped = 0
         self.changes = 0
         self.broken = 0
+        self.answers_after_s = 0.0
 
     async def read(self) -> Ledger:
         return self.ledger
@@ -39,7 +40,9 @@ class Store:
         self.changes += 1
         if self.changes == self.broken:
             raise StoreError("The database is away.")
-        return change(self.ledger)
+        changed = change(self.ledger)
+        await asyncio.sleep(self.answers_after_s)
+        return changed
 
 
 class Sends:
@@ -291,6 +294,26 @@ def test_what_could_not_be_recorded_is_sent_once_its_claim_has_lapsed() -> None:
         await its.attempt()
         assert len(its.sends.sent) == 2
         assert len({*its.sends.sent}) == 1
+        assert its.waiting == []
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize(("late_s", "sent"), [(LEASE_S - 0.001, 1), (LEASE_S, 0)])
+def test_who_hears_late_of_a_claim_leaves_it(late_s: float, sent: int) -> None:
+    """A process may have stood still meanwhile: another may send it by then, or before its attempt would end."""
+
+    async def main() -> None:
+        its = Telling()
+        its.store.answers_after_s = late_s
+        await its.loop.run_once()
+        await asyncio.sleep(late_s + 0.1)
+        assert len(its.sends.sent) == sent
+        its.store.answers_after_s = 0.0
+        await asyncio.sleep(TIMEOUT_S + LEASE_S)
+        await its.loop.run_once()
+        await its.attempt()
+        assert len(its.sends.sent) == 1
         assert its.waiting == []
 
     run_virtual(main())
