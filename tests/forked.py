@@ -129,7 +129,8 @@ class Process:
     def send_signal(self, number: int) -> None:
         if self.returncode is not None:
             raise ProcessLookupError
-        os.kill(self.pid, number)
+        with suppress(ProcessLookupError):  # it has ended, and that is not told yet
+            os.kill(self.pid, number)
 
     def terminate(self) -> None:
         self.send_signal(signal.SIGTERM)
@@ -195,7 +196,8 @@ def run(
         try:
             (status,) = _NUMBER.unpack(told.recv(_NUMBER.size))
         except TimeoutError:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
             raise subprocess.TimeoutExpired(list(words), timeout_s) from None
         for file in (out, err):
             file.seek(0)
