@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from gateway.core.ids import new_callback_id
+from gateway.core.memory import SMALL
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -27,6 +28,7 @@ from tests.lanes import claim_webhooks
 __all__ = [
     "ABANDONED",
     "FAIL",
+    "LARGE",
     "LIMIT_S",
     "NOW",
     "SUCCESS",
@@ -49,6 +51,9 @@ LIMIT_S = 10
 SUCCESS = Outcome(state=TaskState.SUCCESS, data='{"taskId":"t","result":{"text":"Füße 🐈"}}'.encode())
 FAIL = Outcome(state=TaskState.FAIL, data=b'{"taskId":"t","failMsg":"no \\"luck\\""}')
 ABANDONED = Outcome(state=TaskState.ABANDONED, data=b'{"taskId":"t","reason":"timeout"}')
+
+LARGE = b'{"param":"' + b"x" * SMALL + b'"}'
+"""What a task was told of, too large to stand in a row."""
 
 UPSTREAMS = ("up", "up-2", "other")
 NewStore = Callable[..., Store]
