@@ -7,13 +7,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, ClassVar
 
 from gateway.serve.asgi import serve_asgi
 from gateway.serve.inbound import InboundProtocol
 from gateway.serve.serverprotocol import ServerProtocol
 
-__all__ = ["BIG", "GET", "LIMIT_S", "App", "Hasty", "Peer", "served"]
+__all__ = ["BIG", "GET", "LIMIT_S", "App", "Hasty", "Peer", "Watched", "served"]
 
 Message = MutableMapping[str, Any]
 GET = b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -28,6 +28,16 @@ class Hasty(InboundProtocol):
     body_s = 0.25
     read_s = 0.3
     linger_s = 0.3
+
+
+class Watched(Hasty):
+    """Says when its connection has ended."""
+
+    ended: ClassVar[asyncio.Event]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.ended.set()
 
 
 class App:
