@@ -2,8 +2,8 @@
 
 Owns how each page looks. What is told stands where it is declared: settings in ``gateway.config.settings``, metrics in
 ``gateway.core.telemetry``, alerts in ``tests.alarms``, log events where they are logged, a profile's keys in
-``gateway.config.profile``, errors in ``gateway.core.errors``, ``gateway.api.openapi`` and ``gateway.webhook.sender``.
-Of a log event the meaning alone is written in its row by hand, and kept.
+``gateway.config.profile``, errors in ``gateway.core.errors``, ``gateway.api.openapi`` and
+``gateway.webhook.explaining``. Of a log event the meaning alone is written in its row by hand, and kept.
 """
 
 import ast
@@ -24,7 +24,7 @@ from gateway.core import errors
 from gateway.core.telemetry import Metrics
 from gateway.net.guard import Target, _refusal
 from gateway.upstream.answer import PollKind
-from gateway.webhook import sender
+from gateway.webhook.explaining import OF_CALLBACK, SENTENCES
 from tests.alarms.page import alerts_page
 from tests.manual import MANUAL, ROOT
 
@@ -327,9 +327,10 @@ def attempt_rows() -> Iterator[tuple[str, ...]]:
         "blocked": str(_refusal("range", "{where} is in a range that callbacks may not reach ({why}).", _ANYWHERE)),
         "status": "{where} answered {status}: …, with what to do.",
     }
-    for reason, text in (sender._SENTENCES | others).items():
-        shown = re.sub(r"\{(\w+)[^}]*\}", r"*\1*", text)
-        yield f"`{reason}`", prose(shown.replace("*timeout_s*", "`GATEWAY_ATTEMPT_TIMEOUT_S`"))
+    names = {name: f"*{name}*" for name in ("where", "why", "status", "host")}
+    for reason, text in (SENTENCES | others).items():
+        shown = text.format(peer=OF_CALLBACK, timeout_s="`GATEWAY_ATTEMPT_TIMEOUT_S`", **names)
+        yield f"`{reason}`", prose(shown)
 
 
 def poll_rows() -> Iterator[tuple[str, ...]]:

@@ -126,9 +126,9 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
     telling = events.telling(settings, shared, deliverer, watches, client_headers)
     loops.extend(one for one in (leading, telling and telling.loop) if one is not None)
     supervisor = Supervisor(loops, clock, shared.metrics, clock_steps)
-    readiness = ReadyCheck(
-        store, watches, supervisor, leading, needs_all=settings.ready_upstreams == "all", receivers=receivers
-    )
+    readiness = ReadyCheck(store, watches, supervisor, leading, needs_all=settings.ready_upstreams == "all")
+    readiness.failing_proxies = partial(_failing_proxies, receivers, telling)
+    shared.metrics.egress_proxies_failing.set_function(lambda: len(readiness.failing_proxies()))
     if telling is not None:
         readiness.events_error = telling.error
 
@@ -170,6 +170,11 @@ def _show_own(shared: Shared, deliverer: Deliverer, pauses: Pauses, database: Pa
     metrics.attempts_in_flight.set_function(lambda: float(deliverer.in_flight))
     metrics.receivers_failing.set_function(lambda: len(deliverer.failing.lanes))
     metrics.receivers_paused.set_function(lambda: len(pauses.lanes))
+
+
+def _failing_proxies(receivers: Receivers, telling: events.Telling | None) -> list[str]:
+    found = receivers.failing_proxies
+    return found if telling is None else [*found, *(one for one in telling.failing_proxies if one not in found)]
 
 
 def _free(folder: Path) -> float:

@@ -25,7 +25,6 @@ def deliverer(
 ) -> Deliverer:
     """Return the loop, and let the metrics know what only it and the tables of receivers know."""
     shared.metrics.client_certificate_ends.set_function(lambda: receivers.certificate_ends_at)
-    shared.metrics.egress_proxies_failing.set_function(lambda: len(receivers.failing_proxies))
     sender = Sender(
         transport,
         shared.clock,

@@ -15,12 +15,13 @@ from gateway.loops.deliverer import Deliverer
 from gateway.loops.supervisor import Loop
 from gateway.net.guard import Netguard
 from gateway.net.transport import PooledTransport
+from gateway.webhook.explaining import OF_EVENTS
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.receivers import Receivers
 from gateway.webhook.retry import RetryPolicy, at_least_each
 from gateway.webhook.sender import USER_AGENT, Sender
 
-__all__ = ["telling"]
+__all__ = ["Telling", "telling"]
 
 _LONGEST_WAIT_S = 1600.0
 """Between two attempts at an event, half an hour with its jitter: who was away for a day waits no ten hours more."""
@@ -35,6 +36,11 @@ class Telling(NamedTuple):
     """What a table [[receivers]] says of whoever is told, by way of connections of its own."""
     error: Callable[[], str | None]
     """Why what is told does not get through; None where it does."""
+
+    @property
+    def failing_proxies(self) -> list[str]:
+        """The egress proxy before whoever is told, while it cannot be used; another replica may have got through."""
+        return [] if self.error() is None else self.receivers.failing_proxies
 
 
 def telling(
@@ -57,6 +63,7 @@ def telling(
         timeout_s=settings.attempt_timeout_s,
         user_agent=USER_AGENT,
         receivers=receivers,
+        peer=OF_EVENTS,
     )
     keys = [PolledKey(one.upstream.name, one.key, partial(_polls, one)) for one in watches]
     loop = OperatorEvents(

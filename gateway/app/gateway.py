@@ -121,7 +121,6 @@ class ReadyCheck:
         leading: Leading | None = None,
         *,
         needs_all: bool,
-        receivers: Receivers | None = None,
     ) -> None:
         """``leading``: where there are replicas. ``needs_all``: every upstream has to accept its key, not just any."""
         self.started = asyncio.Event()
@@ -137,7 +136,8 @@ class ReadyCheck:
         """Why what the operator is to be told does not get through; None where it does."""
         self.export_fails: Callable[[], bool] = bool
         """Whether spans or metrics do not get through to their collector."""
-        self._receivers = receivers
+        self.failing_proxies: Callable[[], Sequence[str]] = list
+        """Host and port of each egress proxy that cannot be used."""
 
     def troubles(self) -> list[Trouble]:
         found = []
@@ -151,7 +151,7 @@ class ReadyCheck:
             full = ": its disk is full" if _FULL in why else ""
             found.append(Trouble(f"the store is failing{full}", stops_work=True))
         found.extend(self._of_upstreams())
-        if self._receivers is not None and (proxies := self._receivers.failing_proxies):
+        if proxies := self.failing_proxies():
             found.append(Trouble("an egress proxy cannot be used", stops_work=False, detail=", ".join(proxies)))
         if (problem := self.supervisor.problem()) is not None:
             found.append(Trouble(problem, stops_work=True))

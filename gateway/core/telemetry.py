@@ -121,7 +121,8 @@ class Metrics:
             "When the first certificate that receivers are shown ends, in seconds since 1970; 0 without any.",
         )
         self.egress_proxies_failing = self._gauge(
-            "gateway_egress_proxies_failing", "Receivers' egress proxies that could not be used when last tried."
+            "gateway_egress_proxies_failing",
+            "Egress proxies of receivers and operator events that could not be used when last tried.",
         )
         self.attempt_seconds = self._seconds("gateway_attempt_seconds", "How long an attempt took.")
         self.delivery_lag_seconds = self._seconds(

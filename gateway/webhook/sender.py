@@ -1,13 +1,12 @@
 """One POST of one webhook → ``SendResult``: what the receiver answered, or why there is no answer.
 
-Owns an attempt's time limit, how much of an answer is read, and the words for what went wrong. Does not sign, retry,
-choose what follows or open connections. Called by the deliverer; the transport under it carries the callback policy.
+Owns an attempt's time limit, and how much of an answer is read; the words for a failure are ``explaining``'s. Does not
+sign, retry, choose what follows or open connections. Called by the deliverer and for operator events; the transport
+under it carries the callback policy.
 """
 
 import asyncio
-import re
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import httpx
 import msgspec
@@ -16,18 +15,15 @@ from gateway import __version__
 from gateway.core.clock import Clock
 from gateway.core.errors import AddressNotAllowed, OutOfResources, without_frames
 from gateway.core.retryafter import parse_retry_after
-from gateway.core.urls import cached_by_url
-from gateway.net import errors
 from gateway.net.errors import ExchangeFailed, cut_short
 from gateway.net.transport import PooledTransport
+from gateway.webhook.explaining import OF_CALLBACK, Peer, Reason, explained, explained_status, parsed, where
 from gateway.webhook.limits import ProxyHealth
 from gateway.webhook.receivers import Receivers
 
-__all__ = ["NOT_COUNTED", "OF_PROXY", "USER_AGENT", "Found", "Reason", "SendResult", "Sender"]
+__all__ = ["NOT_COUNTED", "OF_PROXY", "USER_AGENT", "Found", "SendResult", "Sender"]
 
 USER_AGENT = f"webhook-bridging-gateway/{__version__}"
-
-Reason = Literal[errors.Reason, "status"]
 
 NOT_COUNTED: frozenset[Reason | None] = frozenset({"proxy_unreachable", "proxy_auth"})
 """Of attempts that never got past our own egress proxy."""
@@ -35,54 +31,6 @@ OF_PROXY = NOT_COUNTED | {"proxy_failed", "proxy_timeout"}
 """Of those that say nothing of the receiver, or nothing for certain."""
 _MAX_BODY = 64 * 1024
 _EXCERPT = 1024
-_SENTENCES: dict[Reason, str] = {
-    "dns": "The name of {where} could not be resolved ({why}): check the callback URL's host and its DNS record.",
-    "refused": (
-        "{where} could not be reached ({why}): check that the receiver runs, and that its firewall lets the gateway in."
-    ),
-    "tls": (
-        "No secure connection to {where} ({why}): "
-        "check the receiver's certificate, its chain, and that the name in it is the URL's."
-    ),
-    "timeout": (
-        "{where} did not answer in full within {timeout_s:g} s: "
-        "let the receiver answer first and do its work afterwards."
-    ),
-    "reset": (
-        "{where} closed the connection before its answer was complete: "
-        "look for a crash or a time limit in the receiver's log, or in the proxy's before it."
-    ),
-    "protocol": (
-        "What {where} answered is not valid HTTP/1.1 ({why}): check that the callback URL's scheme and port are right."
-    ),
-    "proxy_unreachable": (
-        "The egress proxy on the way to {where} could not be reached ({why}): "
-        "whoever operates the gateway must see that it runs. The attempt does not count."
-    ),
-    "proxy_auth": (
-        "The egress proxy on the way to {where} refuses the gateway's user or password ({why}): "
-        "whoever operates the gateway must set the proxy's own. The attempt does not count."
-    ),
-    "proxy_failed": (
-        "The egress proxy opened no connection to {where} ({why}): check that the receiver runs, "
-        "and that the proxy knows its name and may connect to it."
-    ),
-    "proxy_timeout": (
-        "The egress proxy on the way to {where} neither connected nor refused ({why}): "
-        "look into the proxy's log, and whether the receiver runs."
-    ),
-    "blocked": "The callback URL cannot be read: register the callback again with a valid URL.",
-}
-
-_OF_US = re.compile(r" ALERT (.*CERTIFICATE|UNKNOWN CA|HANDSHAKE FAILURE|ACCESS DENIED)")
-"""What a receiver says that minds our certificate, or that there is none."""
-_REFUSES_US = (
-    "No secure connection to {where} ({why}): the receiver refuses it, most often as it wants a client certificate, "
-    "or another one. Whoever operates the gateway has it in client_cert_file of [[receivers]]."
-)
-
-# The dearest part of making a request.
-_parse_url: Callable[[str], httpx.URL] = cached_by_url(httpx.URL)
 
 
 class SendResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -121,11 +69,16 @@ class Sender:
         user_agent: str,
         names: PooledTransport | None = None,
         receivers: Receivers | None = None,
+        peer: Peer = OF_CALLBACK,
     ) -> None:
-        """``names``: the transport, where it can look names up by themselves. ``receivers``: what some want."""
+        """``names``: the transport, where it can look names up by themselves. ``receivers``: what some want.
+
+        ``peer``: whom its errors speak of.
+        """
         self._transport = transport
         self._names = names
         self._receivers = receivers
+        self._peer = peer
         self._clock = clock
         self.timeout_s = timeout_s
         # identity: a small compressed answer may unpack to gigabytes.
@@ -139,7 +92,7 @@ class Sender:
         """Whether ``send`` would have to look the receiver's name up, which may take long: then ``find`` it before."""
         try:
             names = self._way(url)[1]
-            return names is not None and names.must_look_up(_parse_url(url))
+            return names is not None and names.must_look_up(parsed(url))
         except (AddressNotAllowed, ExchangeFailed, httpx.InvalidURL):
             return False  # nor will it be sent
 
@@ -152,7 +105,7 @@ class Sender:
         failure: Exception | None = None
         try:
             async with asyncio.timeout(timeout_s):
-                addresses = await names.find(_parse_url(url))
+                addresses = await names.find(parsed(url))
         except (AddressNotAllowed, ExchangeFailed, TimeoutError) as exc:
             failure = without_frames(exc)
         return Found(addresses=addresses, failure=failure, took_s=self._clock.monotonic() - started)
@@ -177,19 +130,19 @@ class Sender:
         except AddressNotAllowed as exc:
             failure = "blocked", exc.message
         except httpx.InvalidURL:
-            failure = "blocked", _SENTENCES["blocked"]
+            failure = "blocked", explained("blocked", url, self._peer)
         except TimeoutError as exc:
-            failure = _too_late(exc, url, timeout_s)
+            failure = self._too_late(exc, url, timeout_s)
         except ExchangeFailed as exc:
             if exc.reason == "resources":
                 raise OutOfResources(f"No attempt could be made: {exc.message}") from without_frames(exc)
-            failure = exc.reason, _explained(exc.reason, url, why=exc.why)
+            failure = exc.reason, explained(exc.reason, url, self._peer, why=exc.why)
         finally:
             if found is not None and found.failure is not None:
                 without_frames(found.failure)  # it was raised
         if answer.status_code is not None and not 200 <= answer.status_code < 300:
             # The receiver has spoken, whatever became of the rest of its answer.
-            failure = "status", _explain_status(answer.status_code, _where(url))
+            failure = "status", explained_status(answer.status_code, where(url), self._peer)
         retry_after_s = parse_retry_after(answer.retry_after, self._clock.now())
         if receiver is not None and receiver.proxy is not None:
             left_alone_s = _tell(receiver.proxy, failure and failure[0], self._clock.monotonic())
@@ -203,6 +156,12 @@ class Sender:
             retry_after_s=retry_after_s,
             excerpt=answer.excerpt,
         )
+
+    def _too_late(self, late: TimeoutError, url: str, timeout_s: float) -> tuple[Reason, str]:
+        """Return whose fault it is that an attempt's time is over: the receiver's, or that of the proxy before it."""
+        if (failure := cut_short(late)) is not None:
+            return failure.reason, explained(failure.reason, url, self._peer, why=failure.why)
+        return "timeout", explained("timeout", url, self._peer, timeout_s=timeout_s)
 
     def _way(self, url: str) -> tuple[httpx.AsyncBaseTransport, PooledTransport | None, float]:
         """Return through what a webhook goes, what looks its receiver's name up, and its time limit."""
@@ -226,12 +185,12 @@ class Sender:
         if found is not None and found.failure is not None:
             raise found.failure
         # With ``content=`` httpx would work out the same two headers, at six times the cost of all of this.
-        framing = {"host": _where(url), "content-length": str(len(body))}
+        framing = {"host": where(url), "content-length": str(len(body))}
         fields = framing | headers | self._headers
         # Receivers know a webhook by its id: it may be sent twice.
         extensions = {"repeatable": True, "addresses": None if found is None else found.addresses}
         request = httpx.Request(
-            "POST", _parse_url(url), headers=fields, stream=httpx.ByteStream(body), extensions=extensions
+            "POST", parsed(url), headers=fields, stream=httpx.ByteStream(body), extensions=extensions
         )
         response = await transport.handle_async_request(request)
         stream = response.stream
@@ -260,12 +219,6 @@ class _Arrived:
     excerpt: bytes = b""
 
 
-@cached_by_url
-def _where(url: str) -> str:
-    """Return the URL's host and port: all that an error may show of it."""
-    return _parse_url(url).netloc.decode("ascii")
-
-
 def _tell(proxy: ProxyHealth, reason: Reason | None, now_s: float) -> float | None:
     """Tell what an attempt says of the proxy that it went through; return for how long that is left alone."""
     silent = reason in ("timeout", "proxy_timeout")
@@ -275,35 +228,3 @@ def _tell(proxy: ProxyHealth, reason: Reason | None, now_s: float) -> float | No
     if not silent and reason != "blocked":
         proxy.works()
     return None
-
-
-def _too_late(late: TimeoutError, url: str, timeout_s: float) -> tuple[Reason, str]:
-    """Return whose fault it is that an attempt's time is over: the receiver's, or that of the proxy before it."""
-    if (failure := cut_short(late)) is not None:
-        return failure.reason, _explained(failure.reason, url, why=failure.why)
-    return "timeout", _explained("timeout", url, timeout_s=timeout_s)
-
-
-def _explained(reason: Reason, url: str, *, why: str = "", timeout_s: float = 0.0) -> str:
-    sentence = _REFUSES_US if reason == "tls" and _OF_US.search(why) else _SENTENCES[reason]
-    return sentence.format(where=_where(url), why=why, timeout_s=timeout_s)
-
-
-def _explain_status(status_code: int, where: str) -> str:
-    if 300 <= status_code < 400:
-        advice = "redirects are never followed, so register the URL that it points to"
-    elif status_code in (401, 403):
-        advice = "check the signature, or what the receiver (or a proxy before it) wants for authorization"
-    elif status_code == 407:
-        advice = "check what the proxy before the receiver wants for authorization"
-    elif status_code in (404, 405):
-        advice = "check the callback URL's path, and that it takes POST"
-    elif status_code == 410:
-        advice = "it wants no more webhooks; redeliver once it does again"
-    elif status_code == 429:
-        advice = "it takes no more requests for now"
-    elif status_code >= 500:
-        advice = "look into the receiver's log"
-    else:
-        advice = "only 2xx counts as delivered; the answer's text may say why"
-    return f"{where} answered {status_code}: {advice}."

@@ -316,9 +316,9 @@ OF_WEBHOOKS = (
         "5m",
         "{{ $value }} egress proxies of {{ $labels.instance }} cannot be used.",
         "A proxy that `[[receivers]]` names cannot be reached, or refuses the password: the webhooks behind it "
-        "wait. None of them dies of that, as no attempt counts meanwhile.",
+        "wait, or the operator events. None of them dies of that, as no attempt counts meanwhile.",
         "*Now* on the dashboard, which names it to the operator; `attempt.finished` in the log with `reason` "
-        "`proxy_unreachable` or `proxy_auth`, and `error`; "
+        "`proxy_unreachable` or `proxy_auth`, and `error`, or of an event `event.not_delivered`; "
         "`curl -x http://PROXY:PORT https://RECEIVER` from the gateway's machine.",
         "Bring it back, or [mend its address or password](troubleshooting.md#the-egress-proxy-fails) and "
         "[reload](operating.md#reload). What waits is sent by itself.",

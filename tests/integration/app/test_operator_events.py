@@ -228,7 +228,9 @@ async def test_events_that_do_not_get_through_are_seen_and_make_no_event(stand: 
         assert ready.status_code == 200
     metrics = await first.becomes("/metrics", lambda answer: "gateway_events_failing 1.0" in answer.text)
     assert "gateway_events_waiting 1.0" in metrics.text
-    assert "Operator events do not get through: 127.0.0.1:" in (await first.client.get("/")).text
+    page = (await first.client.get("/")).text
+    assert "Operator events do not get through: 127.0.0.1:" in page
+    assert "answered 503: look into the events URL server&#39;s log" in page
     stand.operator.status = 204
     await first.becomes("/readyz", lambda answer: answer.json()["reasons"] == [])
     assert len({id_ for id_, _ in stand.operator.posts}) == 1, "and nothing else was told"

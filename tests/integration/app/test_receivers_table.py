@@ -346,6 +346,8 @@ async def test_operator_events_wait_for_their_proxy(serve: Serve, unused_tcp_por
         assert [line for line in lines if line["event"] == "event.given_up"] == []
         ready = (await served.api.get("/readyz")).json()
         assert "operator events do not get through" in ready["reasons"]
+        assert "an egress proxy cannot be used" in ready["reasons"]
+        assert "gateway_egress_proxies_failing 1.0" in (await served.api.get("/metrics")).text
         with egress_proxy(tmp_path) as proxy:
             served.reload(table.format(proxy.port))
             async with asyncio.timeout(LIMIT_S):

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gateway.core.model import AttemptResult, CallbackState
-from gateway.webhook.sender import Reason, SendResult
+from gateway.webhook.explaining import Reason
+from gateway.webhook.sender import SendResult
 from tests.delivering import new_life, owed, results
 from tests.life import ScriptedSender, until
 from tests.virtualtime import VirtualClock, run_virtual

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.core.urls import begins_with, cached_by_url, prefix_of, receiver_of
 from gateway.net.guard import Netguard
-from gateway.webhook import sender
+from gateway.webhook.explaining import parsed, where
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_is_remembered_of_urls_is_bounded_in_bytes() -> None:
     assert read == [long, long]
 
 
-@pytest.mark.parametrize("read", [receiver_of, sender._parse_url, sender._where, Netguard().check_url])
+@pytest.mark.parametrize("read", [receiver_of, parsed, where, Netguard().check_url])
 def test_no_long_url_is_kept(read: Callable[[str], object]) -> None:
     """By none of those that read one and the same URL."""
     for short in range(10):

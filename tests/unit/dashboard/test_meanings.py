@@ -1,6 +1,7 @@
 """Which part of the manual explains a sentence: each sentence is made where the gateway makes it."""
 
 import json
+import re
 from typing import Any, get_args
 
 import pytest
@@ -17,7 +18,7 @@ from gateway.net.guard import Netguard
 from gateway.store.postgres.errors import FOR_EVERYBODY
 from gateway.store.sqlite.filewatch import ADVICE
 from gateway.upstream.answer import AbandonReason, abandoned, read_answer
-from gateway.webhook import sender
+from gateway.webhook.explaining import OF_EVENTS, SENTENCES, explained, explained_status
 
 PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
 PAGE = Book("/manual").pages["troubleshooting"]
@@ -47,15 +48,15 @@ def test_each_meaning_has_its_heading() -> None:
 )
 def test_why_there_is_no_answer(reason: Any, anchor: str) -> None:
     """By itself, and as an attempt of a time line has it."""
-    assert reason in sender._SENTENCES
-    text = sender._SENTENCES[reason].format(where="shop.example.com:443", why="it fails", timeout_s=15)
+    assert reason in SENTENCES
+    text = explained(reason, "https://shop.example.com/x", why="it fails", timeout_s=15)
     assert meaning(text) == meaning(f"Given up. It took 12 ms. {text}") == anchor
 
 
 @pytest.mark.parametrize("why", ["TLSV13 ALERT CERTIFICATE REQUIRED", "TLSV1 ALERT UNKNOWN CA"])
 def test_a_receiver_that_minds_our_certificate(why: str) -> None:
     """It is not the receiver's that is to be looked at, and the same part says so."""
-    text = sender._explained("tls", "https://shop.example.com/x", why=why)
+    text = explained("tls", "https://shop.example.com/x", why=why)
     assert "check the receiver's certificate" not in text
     assert "client_cert_file" in text
     assert meaning(text) == "its-certificate-is-not-accepted"
@@ -76,8 +77,21 @@ def test_a_receiver_that_minds_our_certificate(why: str) -> None:
 )
 def test_what_a_receiver_answered(status: int, anchor: str) -> None:
     """A refused signature and a receiver that wants no more have a part of their own."""
-    text = sender._explain_status(status, "shop.example.com:8443")
+    text = explained_status(status, "shop.example.com:8443")
     assert meaning(f"To be tried again. It took 4.2 s. {text}") == anchor
+
+
+def test_of_operator_events_no_sentence_speaks_of_callbacks() -> None:
+    """Who reads it is to look at the events URL: there is neither a receiver nor a callback to mend."""
+    url = "https://ops.example.com/x"
+    said = [explained(reason, url, OF_EVENTS, why="it fails", timeout_s=15) for reason in SENTENCES]
+    said.append(explained("tls", url, OF_EVENTS, why="TLSV1 ALERT UNKNOWN CA").replace("[[receivers]]", ""))
+    said += [explained_status(status, "ops.example.com", OF_EVENTS) for status in range(300, 600)]
+    for text in said:
+        assert not re.search("receiver|callback|webhook", text, re.IGNORECASE), text
+    assert sum("events URL" in text for text in said) > 100
+    assert explained("dns", url, OF_EVENTS).endswith("check the events URL's host and its DNS record.")
+    assert "set GATEWAY_EVENTS_URL to" in explained_status(301, "ops.example.com", OF_EVENTS)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from gateway.core.errors import OutOfResources, StoreError
 from gateway.core.eventledger import RECEIVER_FAILING, Ledger, WaitingEvent
 from gateway.core.telemetry import Metrics
 from gateway.loops.operatorevents import OperatorEvents
+from gateway.webhook.explaining import Reason
 from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import Reason, SendResult
+from gateway.webhook.sender import SendResult
 from tests.virtualtime import VirtualClock, run_virtual
 
 TIMEOUT_S, LEASE_S = 10.0, 15.0
