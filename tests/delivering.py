@@ -15,6 +15,7 @@ from gateway.core.model import (
 )
 from gateway.loops.supervisor import Supervisor
 from gateway.upstream.answer import PollResult
+from gateway.webhook.limits import ReceiverLimits
 from gateway.webhook.sender import Sender
 from tests.attemptlog import is_whole
 from tests.life import SCHEDULE_S, Life, ScriptedSender, ScriptedUpstream, Transport
@@ -62,11 +63,16 @@ class Receiver:
 
 
 def new_life(
-    path: Path, receiver: Receiver | ScriptedSender, schedule_s: tuple[float, ...] = SCHEDULE_S, seed: int = 0
+    path: Path,
+    receiver: Receiver | ScriptedSender,
+    schedule_s: tuple[float, ...] = SCHEDULE_S,
+    seed: int = 0,
+    limits: ReceiverLimits | None = None,
 ) -> Life:
     sender = receiver.sender() if isinstance(receiver, Receiver) else receiver
     upstream = ScriptedUpstream(unused, "other")
-    life = Life(path, VirtualClock(), upstream=upstream, sender=sender, schedule_s=schedule_s, seed=seed)
+    clock = VirtualClock()
+    life = Life(path, clock, upstream=upstream, sender=sender, schedule_s=schedule_s, seed=seed, limits=limits)
     life.supervisor = Supervisor([life.deliverer], life.clock, life.metrics)
     return life
 

@@ -54,9 +54,10 @@ def well(bulkhead: Bulkhead, *lanes: Lane) -> None:
 
 
 def end_one(bulkhead: Bulkhead, on: Lane, *, delivered: bool | None) -> None:
-    """Let an attempt begin and end."""
+    """Let an attempt begin, be sent and end."""
     one = webhook(on)
     assert bulkhead.admit(one)
+    bulkhead.sends(one)
     bulkhead.ended(one, delivered=delivered)
 
 

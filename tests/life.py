@@ -34,6 +34,7 @@ from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
 from gateway.webhook.headers import ClientHeaders
+from gateway.webhook.limits import ReceiverLimits
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Found, Sender, SendResult
 from tests.claims import Claiming
@@ -131,8 +132,9 @@ class Life:
         memory_bytes: int = 67_108_864,
         lease: Lease | None = None,
         profile: Profile = PROFILE,
+        limits: ReceiverLimits | None = None,
     ) -> None:
-        """``lease``: when it leads, as one of several replicas; None: always."""
+        """``lease``: when it leads, as one of several replicas; None: always. ``limits``: of some receivers."""
         self.clock = clock = FollowingClock(clock)
         self.metrics = Metrics()
         self.store = SqliteStore(path, first_attempt_delay_s=schedule_s[0])
@@ -154,7 +156,9 @@ class Life:
             retry = RetryPolicy(schedule_s)
             rng = random.Random(seed + 1)
             self.memory = Memory(memory_bytes)
-            self.deliverer = Deliverer(self.outbox, sender, headers, retry, self.memory, clock, self.metrics, rng)
+            self.deliverer = Deliverer(
+                self.outbox, sender, headers, retry, self.memory, clock, self.metrics, rng, limits=limits
+            )
             loops.append(self.deliverer)
         self.clock_steps = ClockSteps(self.store, clock)
         self.supervisor = Supervisor(loops, clock, self.metrics, self.clock_steps)

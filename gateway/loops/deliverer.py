@@ -172,6 +172,8 @@ class Deliverer:
                 await self._outbox.release([claim])
                 return None
             began = started_at, started
+            if self._bulkhead.sends(claim):
+                self._in_flight.wake_soon()  # somebody waits for its receiver's rate
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
             return await self._made(claim, headers, body, found)
         except asyncio.CancelledError:

@@ -267,14 +267,22 @@ class Bulkhead:
             attempt.lent = not self._begins(callback.claim, attempt)
         return not attempt.lent
 
+    def sends(self, callback: DueCallback) -> bool:
+        """Hear that an attempt is sent now; return whether somebody waits who may know from that when there is room."""
+        attempt = self._attempts[callback.claim]
+        if attempt.usage is None or self._limits is None or attempt.sent:
+            return False
+        attempt.sent = True
+        return attempt.usage.sends(self._limits.now_s()) and bool(self._full)
+
     def ended(self, callback: DueCallback, *, delivered: bool | None) -> None:
         """Give the place back; ``delivered`` is None for an attempt that says nothing about its receiver."""
         if callback.claim in self._young:
             self._grown(callback.claim)
         attempt = self._attempts.pop(callback.claim)
         lane = attempt.lane
-        if attempt.usage is not None and self._limits is not None:
-            attempt.usage.end(self._limits.now_s())
+        if attempt.usage is not None:
+            attempt.usage.end(sent=attempt.sent)
         if not attempt.lent:
             self._hold(attempt, -1)
         _count(self._of_lane, lane, -1)
@@ -313,6 +321,7 @@ class _UnderWay(msgspec.Struct, eq=False):
     began_at: float = 0.0
     looks_up: bool = False
     lent: bool = False
+    sent: bool = False
     usage: Usage | None = None
 
 

@@ -1,7 +1,11 @@
 """What a table of receivers allows now: so many attempts at once, so many in a time, and none while its proxy is down.
 
 Owns the counts, which are this process's own: replicas count for themselves. Must not wait: ``bulkhead`` asks before it
-has webhooks claimed, and says which attempts begin and end; the sender says how a proxy does.
+has webhooks claimed, and says which attempts begin, are sent and end; the sender says how a proxy does.
+
+A rate is of starts: an attempt counts from when it is sent, however long the receiver then takes. Before that, while
+its name is looked up or there is no memory for its body, it has its place in the windows: else all that waited so would
+be sent at once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -81,9 +85,15 @@ class Usage:
         if self._proxy is not None:
             self._proxy.under_way += 1
 
-    def end(self, now_s: float) -> None:
-        self._under_way -= 1
+    def sends(self, now_s: float) -> bool:
+        """Hear that one of those that have begun is sent now; return whether that says when there is room again."""
         self._limiter.end(now_s)
+        return self._limiter.longest_s > 0
+
+    def end(self, *, sent: bool) -> None:
+        self._under_way -= 1
+        if not sent:
+            self._limiter.cancel()
         if self._proxy is not None:
             self._proxy.under_way -= 1
 

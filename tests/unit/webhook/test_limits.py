@@ -7,7 +7,7 @@ from gateway.core.model import Lane
 from gateway.core.ratelimit import RateWindow
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.limits import ProxyHealth, ReceiverLimits, Usage
-from tests.lanes import fill, lane, webhook, well
+from tests.lanes import end_one, fill, lane, webhook, well
 
 A, ALSO_A, B = lane("a", "ann"), lane("a", "bob"), lane("b", "ann")
 
@@ -69,7 +69,7 @@ def test_a_rate_holds_and_says_when_it_ends() -> None:
     table = Table(rate=(RateWindow(2, 10.0),))
     well(table.bulkhead, A)  # the first one, at 100 s
     table.now_s = 103.0
-    table.bulkhead.ended(fill(table.bulkhead, A)[0], delivered=True)
+    end_one(table.bulkhead, A, delivered=True)
     assert fill(table.bulkhead, A) == []
     assert table.bulkhead.next_turn_s is None, "nobody waits for it"
     assert table.shared(A) == {}
@@ -97,11 +97,45 @@ def test_the_next_turn_is_the_limits_or_that_of_an_attempt_that_is_no_newcomers_
     assert table.bulkhead.next_turn_s == pytest.approx(0.5)
 
 
-def test_a_rate_with_all_of_it_in_flight_waits_for_an_end() -> None:
-    """What is under way counts in the window: nothing says when there is more until it has ended."""
+def test_a_rate_counts_from_when_an_attempt_is_sent() -> None:
+    """However long its receiver takes, the next may begin a window's length after that; who waits for it is told."""
     table = Table(rate=(RateWindow(1, 10.0),))
+    (slow,) = fill(table.bulkhead, A)
+    assert table.usage.more_in_s(table.now_s) is None, "its name may be looked up for seconds yet"
+    assert table.shared(A) == {}
+    table.now_s = 103.0
+    assert table.bulkhead.sends(slow)
+    assert not table.bulkhead.sends(slow), "once"
+    table.bulkhead.at(table.now_s)
+    assert table.bulkhead.next_turn_s == pytest.approx(10.0)
+    table.now_s = 112.9
+    assert table.shared() == {}
+    table.now_s = 113.0
+    assert table.shared() == {A: 1}
+    (quick,) = fill(table.bulkhead, A)
+    assert not table.bulkhead.sends(quick), "nobody waits"
+    table.now_s = 114.0
+    for one in (slow, quick):
+        table.bulkhead.ended(one, delivered=True)
+    assert table.usage.more_in_s(table.now_s) == pytest.approx(9.0)
+
+
+def test_what_was_never_sent_does_not_count_in_a_rate() -> None:
+    """Its place in the window is free again at once: its name's place had gone, or it was cancelled meanwhile."""
+    table = Table(rate=(RateWindow(1, 10.0),))
+    (given_back,) = fill(table.bulkhead, A)
+    table.bulkhead.ended(given_back, delivered=None)
     assert len(fill(table.bulkhead, A)) == 1
-    assert table.usage.more_in_s(table.now_s) is None
+
+
+def test_without_a_rate_nobody_is_told_that_an_attempt_is_sent() -> None:
+    """A table's concurrency waits for an end alone; and what goes by no table counts nowhere."""
+    table = Table(concurrency=1)
+    (one,) = fill(table.bulkhead, A)
+    other, *_ = fill(table.bulkhead, B)
+    assert table.shared(A) == {}
+    assert not table.bulkhead.sends(one)
+    assert not table.bulkhead.sends(other)
 
 
 def test_a_dead_proxy_is_tried_by_one_at_a_time_ever_more_seldom() -> None:
