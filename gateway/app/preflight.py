@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gateway.app import exporting
 from gateway.config import secretfile
 from gateway.config.load import load
 from gateway.config.settings import Settings, database_path
@@ -43,7 +44,7 @@ def preflight(environ: Mapping[str, str], config_path: Path | None) -> Settings:
             "events_url": Netguard.for_url,
             "callback_allow": lambda entries: parse_allow(",".join(entries)),
         },
-        (_missing_keys, _check_files, _check_tls),
+        (_missing_keys, _check_files, _check_tls, lambda _: exporting.mistakes(environ)),
     )
 
 

@@ -18,7 +18,7 @@ from gateway.core.errors import SecretError
 from gateway.core.urls import begins_with, prefix_of
 from gateway.signature import Signer, parse_secrets
 
-__all__ = ["read_receivers", "table_of", "told"]
+__all__ = ["pem_problem", "read_receivers", "table_of", "told"]
 
 _PAIR = "client_cert_file", "client_key_file"
 _TLS_FILES = "ca_file", *_PAIR
@@ -67,7 +67,7 @@ def _read_files(reader: Reader, section: str, values: dict[str, Any]) -> dict[st
             value: Any = None if text is None else tuple(text.split())
         else:
             value = reader.read_named(place, path, "a file in PEM format")
-            problem = None if value is None else _pem_problem(key, value)
+            problem = None if value is None else pem_problem(key, value)
         if problem is not None:
             reader.problems.append(f"{place}: got {shown(path)}; {problem}")
         elif value is not None:
@@ -86,7 +86,7 @@ def _secret_problem(text: str) -> str | None:
     return None
 
 
-def _pem_problem(key: str, text: str) -> str | None:
+def pem_problem(key: str, text: str) -> str | None:
     """Return what is wrong with a file at the first look; that its parts fit is for who makes connections to say."""
     if key != "client_key_file":
         return None if _CERTIFICATE.search(text) else "there is no certificate in it: no BEGIN CERTIFICATE"

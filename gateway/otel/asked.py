@@ -1,18 +1,34 @@
 """OpenTelemetry's own environment variables → what is to be exported, and what of it cannot be.
 
 Owns when the SDK is used at all; everything else about it (endpoints, headers, sampling, queues) the SDK reads from the
-same variables itself. They may be meant for other programs of the same pod: a mistake in them is told of, and stops
-nothing. Pure; called by ``gateway.app.exporting`` and ``check-config``.
+same variables itself. They may be meant for other programs of the same pod: what OpenTelemetry knows and the gateway
+does not do is told of, and stops nothing; what nobody can heed is a mistake. Pure; called by ``gateway.app.exporting``.
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from gateway.config.reading import shown
 
 __all__ = ["Exported", "asked"]
 
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _SPOKEN = "http/protobuf"
+_PROTOCOLS = (_SPOKEN, "grpc", "http/json")
+_ELSEWHERE = (
+    "console",
+    "jaeger",
+    "logging",
+    "otlp/stdout",
+    "otlp_proto_grpc",
+    "otlp_proto_http",
+    "prometheus",
+    "zipkin",
+)
+_EXPORTERS = frozenset(("otlp", "none", *_ELSEWHERE))
+"""What OpenTelemetry's specification and its SDK for Python name."""
 INSTALL = "pip install 'opentelemetry-exporter-otlp-proto-http>=1.45,<2'"
 
 
@@ -23,6 +39,8 @@ class Exported(NamedTuple):
     metrics: bool
     problems: tuple[str, ...] = ()
     """What is asked for and cannot be done, a sentence each."""
+    mistakes: tuple[str, ...] = ()
+    """What is no value of its variable, a sentence each."""
 
     @property
     def any(self) -> bool:
@@ -34,22 +52,29 @@ def asked(environ: Mapping[str, str]) -> Exported:
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return Exported(traces=False, metrics=False)
     problems: list[str] = []
-    traces, metrics = (_signal(environ, name, problems) for name in ("TRACES", "METRICS"))
-    return Exported(traces, metrics, tuple(dict.fromkeys(problems)))
+    mistakes: list[str] = []
+    traces, metrics = (_signal(environ, name, problems, mistakes) for name in ("TRACES", "METRICS"))
+    return Exported(traces, metrics, tuple(dict.fromkeys(problems)), tuple(dict.fromkeys(mistakes)))
 
 
-def _signal(environ: Mapping[str, str], name: str, problems: list[str]) -> bool:
+def _signal(environ: Mapping[str, str], name: str, problems: list[str], mistakes: list[str]) -> bool:
     exporter = f"OTEL_{name}_EXPORTER"
     wanted = [one.strip().lower() for one in environ.get(exporter, "").split(",") if one.strip()]
+    unknown = [one for one in wanted if one not in _EXPORTERS]
+    if unknown:
+        mistakes.append(f"{exporter}: got {shown(unknown[0])}; write otlp or none")
     if not wanted:
         if not (environ.get(_ENDPOINT) or environ.get(f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT")):
             return False
     elif "otlp" not in wanted:
-        if wanted != ["none"]:
+        if wanted != ["none"] and not unknown:
             problems.append(f"{exporter}: the gateway exports by otlp alone, so nothing is exported of these.")
         return False
     variable = next((one for one in (f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL", _PROTOCOL) if environ.get(one)), None)
     if variable is not None and (protocol := environ[variable].strip().lower()) != _SPOKEN:
+        if protocol not in _PROTOCOLS:
+            mistakes.append(f"{variable}: got {shown(protocol)}; write {_SPOKEN}, or unset it")
+            return False
         problems.append(
             f"{variable}: the gateway speaks {_SPOKEN}, not {protocol}, so nothing is exported. Name the collector's "
             f"port for that (4318 usually) in OTEL_EXPORTER_OTLP_{name}_ENDPOINT, and set "
@@ -57,7 +82,22 @@ def _signal(environ: Mapping[str, str], name: str, problems: list[str]) -> bool:
         )
         return False
     variable = next((one for one in (f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT", _ENDPOINT) if environ.get(one)), None)
-    if variable is not None and not environ[variable].strip().lower().startswith(("http://", "https://")):
-        problems.append(f"{variable}: a collector's URL begins with http:// or https://, so nothing is exported.")
+    if variable is not None and (wrong := _url_problem(environ[variable].strip())) is not None:
+        mistakes.append(f"{variable}: {wrong}; write a collector's URL, such as http://127.0.0.1:4318")
         return False
     return True
+
+
+def _url_problem(url: str) -> str | None:
+    """Return what is wrong with an endpoint, without showing it: its path may be a key."""
+    if not url.lower().startswith(("http://", "https://")):
+        return "it does not begin with http:// or https://"
+    try:
+        parts = urlsplit(url)
+        if not parts.hostname:
+            return "it names no host"
+        if parts.port == 0:
+            return "its port is none"
+    except ValueError as error:
+        return "its port is none" if "port" in str(error).lower() else "its host is none"
+    return None if url.isprintable() and " " not in url else "there is a blank in it"

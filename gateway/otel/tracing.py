@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import Token
 from functools import wraps
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, Self
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
 from urllib.parse import urlsplit
 
 import structlog
@@ -46,6 +46,7 @@ from gateway.core.model import Attempt, DueCallback
 from gateway.core.tracecontext import headers_of
 from gateway.core.tracing import MOST_TRACES, PollCall, Span, current
 from gateway.core.urls import cached_by_url, receiver_of
+from gateway.otel.words import Words
 
 __all__ = ["OtelTracing"]
 
@@ -58,19 +59,20 @@ _NO_IDS = "0" * 32, "0" * 16
 _PORTS = {"http": 80, "https": 443}
 
 P = ParamSpec("P")
+S = TypeVar("S", bound="OtelSpan")
 
 _log = structlog.get_logger()
 
 
-def _harmless(tell: Callable[P, None]) -> Callable[P, None]:
+def _harmless(tell: Callable[Concatenate[S, P], None]) -> Callable[Concatenate[S, P], None]:
     """Have what a span is told fail alone: a webhook that was sent and is not recorded would be sent again."""
 
     @wraps(tell)
-    def told(*args: P.args, **kwargs: P.kwargs) -> None:
+    def told(span: S, /, *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            tell(*args, **kwargs)
+            tell(span, *args, **kwargs)
         except Exception as exc:  # noqa: BLE001 - whatever the SDK, or who extends it, has done
-            _log.warning("telemetry.not_exported", error=repr(exc))
+            _log.warning("telemetry.not_exported", error=span.words(repr(exc)))
 
     return told
 
@@ -78,7 +80,9 @@ def _harmless(tell: Callable[P, None]) -> Callable[P, None]:
 class OtelTracing:
     """Makes spans of one provider."""
 
-    def __init__(self, provider: TracerProvider) -> None:
+    def __init__(self, provider: TracerProvider, words: Words) -> None:
+        """``words``: what may be logged of an error."""
+        self._words = words
         self._tracer = provider.get_tracer("gateway", __version__, schema_url=Schemas.V1_44_0.value)
 
     def request(self, scope: Any, trace: str | None) -> "OtelRequest":
@@ -137,12 +141,14 @@ class OtelTracing:
         try:
             return self._begun(name, kind, attributes, traces)
         except Exception as exc:  # noqa: BLE001 - a sampler's, a processor's, the SDK's own
-            _log.warning("telemetry.not_exported", error=repr(exc))
+            _log.warning("telemetry.not_exported", error=self._words(repr(exc)))
         if not traces:
-            return _Begun(INVALID_SPAN, _NO_IDS, None)
+            return _Begun(INVALID_SPAN, _NO_IDS, None, self._words)
         parent, _, state = traces[0].partition(" ")
         _, trace_id, span_id, flags = parent.split("-")[:4]
-        return _Begun(INVALID_SPAN, (trace_id, span_id), _trace((trace_id, span_id), int(flags, 16), state))
+        return _Begun(
+            INVALID_SPAN, (trace_id, span_id), _trace((trace_id, span_id), int(flags, 16), state), self._words
+        )
 
     def _begun(self, name: str, kind: SpanKind, attributes: Mapping[str, Any], traces: Sequence[str]) -> "_Begun":
         contexts = list(map(_context, traces[:MOST_TRACES]))
@@ -156,8 +162,8 @@ class OtelTracing:
             state = context.trace_state.to_header()
         ids = f"{context.trace_id:032x}", f"{context.span_id:016x}"
         if not context.is_valid:
-            return _Begun(span, ids, None)
-        return _Begun(span, ids, _trace(ids, context.trace_flags, state))
+            return _Begun(span, ids, None, self._words)
+        return _Begun(span, ids, _trace(ids, context.trace_flags, state), self._words)
 
 
 class _Begun(NamedTuple):
@@ -166,13 +172,14 @@ class _Begun(NamedTuple):
     span: SdkSpan
     ids: tuple[str, str]
     trace: str | None
+    words: Words
 
 
 class OtelSpan:
     """A span of the SDK's; one that could not begin tells of nothing, and passes on what it was to be a part of."""
 
     def __init__(self, begun: _Begun) -> None:
-        self._span, self.ids, self.trace = begun
+        self._span, self.ids, self.trace, self.words = begun
         self._before: Token[Span | None]
 
     def __enter__(self) -> Self:

@@ -48,13 +48,44 @@ def test_what_cannot_be_done_is_said() -> None:
     )
 
 
-def test_a_collector_without_a_scheme_is_said() -> None:
+@pytest.mark.parametrize(
+    ("url", "wrong"),
+    [
+        ("collector:4318/canary", "it does not begin with http:// or https://"),
+        ("http://", "it names no host"),
+        ("http:///canary", "it names no host"),
+        ("http://collector:99999/canary", "its port is none"),
+        ("http://collector:canary", "its port is none"),
+        ("http://[::1/canary", "its host is none"),
+        ("http://collector:4318 /canary", "its port is none"),
+        ("http://collector:4318/can ary", "there is a blank in it"),
+    ],
+)
+def test_what_is_no_collectors_url_is_a_mistake(url: str, wrong: str) -> None:
     """Nothing could be sent there, which only the log of each export would tell; what is named is not shown."""
-    at = asked({"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318/canary"})
-    (problem,) = at.problems
+    at = asked({"OTEL_EXPORTER_OTLP_ENDPOINT": url})
     assert not at.any
-    assert problem.startswith("OTEL_EXPORTER_OTLP_ENDPOINT: a collector's URL begins with http:// or https://")
-    assert "canary" not in problem
-    one = asked(AT | {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "collector:4318/v1/metrics"})
-    assert (one.traces, one.metrics, len(one.problems)) == (True, False, 1)
+    assert at.mistakes == (
+        f"OTEL_EXPORTER_OTLP_ENDPOINT: {wrong}; write a collector's URL, such as http://127.0.0.1:4318",
+    )
+    one = asked(AT | {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": url})
+    assert (one.traces, one.metrics, len(one.mistakes)) == (True, False, 1)
     assert asked({"OTEL_EXPORTER_OTLP_ENDPOINT": " HTTPS://collector"}).any
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ({"OTEL_TRACES_EXPORTER": "bogus"}, "OTEL_TRACES_EXPORTER: got 'bogus'; write otlp or none"),
+        ({"OTEL_METRICS_EXPORTER": "otlp,bogus"}, "OTEL_METRICS_EXPORTER: got 'bogus'; write otlp or none"),
+        (
+            {"OTEL_EXPORTER_OTLP_PROTOCOL": "bogus"},
+            "OTEL_EXPORTER_OTLP_PROTOCOL: got 'bogus'; write http/protobuf, or unset it",
+        ),
+    ],
+)
+def test_what_opentelemetry_does_not_know_is_a_mistake(mistake: dict[str, str], told: str) -> None:
+    """Unlike what it knows and the gateway does not do, which may be another program's."""
+    assert asked(AT | mistake).mistakes == (told,)
+    known = asked(AT | {"OTEL_TRACES_EXPORTER": "console", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"})
+    assert (known.any, known.mistakes, len(known.problems)) == (False, (), 2)

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 from gateway.core.model import Attempt, AttemptResult
 from gateway.core.tracecontext import headers_of, trace_in
 from gateway.core.tracing import PollCall, current
-from gateway.otel import exporting
 from gateway.otel.tracing import OtelTracing
+from gateway.otel.words import Words, hear
 from tests.lanes import lane, webhook
 
 SCOPE = {"method": "GET", "path": "/", "scheme": "http", "http_version": "1.1"}
@@ -65,14 +65,33 @@ def test_a_span_that_cannot_be_ended_fails_alone() -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(Broken())
     with capture_logs() as log:
-        assert sent(OtelTracing(provider), None).keys() == {"traceparent"}
+        assert sent(OtelTracing(provider, Words({})), None).keys() == {"traceparent"}
     assert [line["event"] for line in log] == ["telemetry.not_exported"]
+
+
+def test_what_fails_tells_no_secret() -> None:
+    """An extension's error may hold what it sends with."""
+
+    class Telling(Broken):
+        def on_end(self, span: Any) -> None:
+            raise RuntimeError("Bearer s3cret-token at https://user:s3cret@collector/s3cret?s3cret was refused")
+
+        on_start = on_end  # type: ignore[assignment]
+
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(Telling())
+    words = Words({"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer s3cret-token"})
+    with capture_logs() as log, OtelTracing(provider, words).request(SCOPE, None):
+        pass
+    current.set(None)
+    assert log
+    assert "s3cret" not in str(log)
 
 
 @pytest.mark.parametrize("trace", [None, PARENT.decode(), TRACE])
 def test_a_span_that_cannot_be_begun_fails_alone(trace: str | None) -> None:
     """Requests, polls, settlements and attempts go on, and what follows is a part of what they were to be a part of."""
-    tracing = OtelTracing(TracerProvider(sampler=Refusing(), shutdown_on_exit=False))
+    tracing = OtelTracing(TracerProvider(sampler=Refusing(), shutdown_on_exit=False), Words({}))
     traces = () if trace is None else (trace,)
     with capture_logs() as log:
         with tracing.request(SCOPE, trace) as request:
@@ -107,7 +126,7 @@ def test_whatever_the_sdk_fails_at_hinders_nothing(call: str, monkeypatch: pytes
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError(call)
 
-    tracing = OtelTracing(TracerProvider(sampler=Marking(), shutdown_on_exit=False))
+    tracing = OtelTracing(TracerProvider(sampler=Marking(), shutdown_on_exit=False), Words({}))
     monkeypatch.setattr(call, broken)
     with capture_logs() as log:
         with tracing.request(SCOPE, TRACE) as request:
@@ -127,7 +146,7 @@ def test_whatever_the_sdk_fails_at_hinders_nothing(call: str, monkeypatch: pytes
 
 def test_what_a_span_cannot_begin_with_names_no_line_of_the_log() -> None:
     """A line that names a trace of zeros would be found under it with all others."""
-    tracing = OtelTracing(TracerProvider(sampler=Refusing(), shutdown_on_exit=False))
+    tracing = OtelTracing(TracerProvider(sampler=Refusing(), shutdown_on_exit=False), Words({}))
     with tracing.request(SCOPE, None):
         assert current.get() is None
     with tracing.request(SCOPE, TRACE) as span:
@@ -138,7 +157,7 @@ def test_what_a_span_cannot_begin_with_names_no_line_of_the_log() -> None:
 
 def test_what_fails_within_a_span_goes_on() -> None:
     """A span hides no error of what it tells of."""
-    tracing = OtelTracing(TracerProvider(shutdown_on_exit=False))
+    tracing = OtelTracing(TracerProvider(shutdown_on_exit=False), Words({}))
     with pytest.raises(KeyError), tracing.request(SCOPE, None):
         raise KeyError("its own")
     current.set(None)
@@ -147,8 +166,8 @@ def test_what_fails_within_a_span_goes_on() -> None:
 def test_a_tracestate_that_the_sdk_leaves_out_goes_on() -> None:
     """It is valid by level 2 of the recommendation; nor does it fill the log, which a client could have it do."""
     said: list[str] = []
-    exporting._hear(said.append)
-    tracing = OtelTracing(TracerProvider(shutdown_on_exit=False))
+    hear(said.append, Words({}))
+    tracing = OtelTracing(TracerProvider(shutdown_on_exit=False), Words({}))
     told = [(b"traceparent", PARENT), (b"tracestate", b"1a=v, rojo=2")]
     with tracing.request(SCOPE, trace_in(told)) as request:
         pass
@@ -161,13 +180,13 @@ def test_a_tracestate_that_the_sdk_leaves_out_goes_on() -> None:
 
 def test_a_tracestate_that_a_sampler_has_changed_counts() -> None:
     """Whoever is asked whether to record may have a word for those behind it."""
-    tracing = OtelTracing(TracerProvider(sampler=Marking(), shutdown_on_exit=False))
+    tracing = OtelTracing(TracerProvider(sampler=Marking(), shutdown_on_exit=False), Words({}))
     assert sent(tracing, TRACE)["tracestate"] == "ot=th:0"
 
 
 def test_flags_of_a_later_version_are_not_passed_on() -> None:
     """Version 00 has two; that the trace's id is random stays said."""
-    tracing = OtelTracing(TracerProvider(sampler=Refusing(), shutdown_on_exit=False))
+    tracing = OtelTracing(TracerProvider(sampler=Refusing(), shutdown_on_exit=False), Words({}))
     with tracing.request(SCOPE, f"01-{'a' * 32}-{'b' * 16}-ff") as request:
         pass
     current.set(None)

@@ -101,12 +101,29 @@ def test_an_interval_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch, inter
     assert checked(silent, SystemClock()).problems == (), "nobody waits for it"
 
 
+def test_no_key_is_told_of_what_the_sdk_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it raises with: a header's value, or what stands in a URL."""
+
+    def broken(*_: object) -> None:
+        raise ValueError("Bearer s3cret-token is none, nor is http://u:s3cret@collector")
+
+    monkeypatch.setattr("gateway.otel.exporting.Exporting.__init__", broken)
+    at = {**AT, "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "authorization=Bearer%20s3cret-token"}
+    (problem,) = checked(at, SystemClock()).problems
+    assert problem == "OpenTelemetry's SDK refuses the OTEL_ variables: *** is none, nor is …"
+
+
 def test_no_key_of_a_collector_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     """The SDK repeats a header that it cannot read, and the endpoint's path: vendors have keys in both."""
-    for name, value in (AT | {"OTEL_EXPORTER_OTLP_HEADERS": "Authorization: Bearer canary"}).items():
+    headers = "Authorization: Bearer canary,api-key=Bearer s3cret-in-a-header%21"
+    at = {
+        "OTEL_EXPORTER_OTLP_HEADERS": headers,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://s3cret-user:s3cret-password@127.0.0.1:9",
+    }
+    for name, value in at.items():
         monkeypatch.setenv(name, value)
     with capture_logs() as log:
-        made = exporting(AT, SystemClock(), "r")
+        made = exporting(at, SystemClock(), "r")
         assert made is not None
         for words in (
             "Max retries exceeded with url: /canary/v1/traces (Caused by …)",
@@ -115,7 +132,10 @@ def test_no_key_of_a_collector_is_logged(monkeypatch: pytest.MonkeyPatch) -> Non
             "https://user:canary@collector/v1/traces is odd",
         ):
             logging.getLogger("opentelemetry.exporter").warning(words)
+        words = "The collector says: no key s3cret-in-a-header%21, s3cret-in-a-header!, s3cret-user, s3cret-password"
+        logging.getLogger("opentelemetry.exporter").warning(words)
     asyncio.run(made.stop(1))
-    assert len(log) > 5
+    assert len(log) > 6
+    assert "s3cret" not in json.dumps(log)
     assert "name=value" in json.dumps(log)
     assert "canary" not in json.dumps(log)
