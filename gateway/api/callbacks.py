@@ -68,10 +68,14 @@ class Redelivered(Wire, frozen=True, kw_only=True):
 class Callbacks:
     """These calls, over the registry; ``upstreams`` are polled."""
 
-    def __init__(self, registry: Registry, clock: Clock, upstreams: Collection[str]) -> None:
+    def __init__(
+        self, registry: Registry, clock: Clock, upstreams: Collection[str], sought: Callable[[str], str]
+    ) -> None:
+        """``sought``: what the receivers have in their names that a request names so; it raises ValueError."""
         self._registry = registry
         self._clock = clock
         self._upstreams = upstreams
+        self._sought = sought
         self._cursors: URLSafeSerializer | None = None
 
     async def list_all(self, request: Request) -> Response:
@@ -124,13 +128,20 @@ class Callbacks:
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
         whose = _whose(request, asked.client)
+        receiver = None if asked.receiver is None else self._receiver(asked.receiver)
         if asked.dry_run:
             async with share(request, WHOLE):
-                count = await self._registry.count_dead(whose, since, until, asked.receiver)
+                count = await self._registry.count_dead(whose, since, until, receiver)
             return json_response(Redelivered(count=count))
         turn = partial(share, request, WHOLE)
-        count = await self._registry.redeliver_dead(whose, since, until, now, turn, asked.receiver)
+        count = await self._registry.redeliver_dead(whose, since, until, now, turn, receiver)
         return json_response(Redelivered(count=count), 202)
+
+    def _receiver(self, named: str) -> str:
+        try:
+            return self._sought(named)
+        except ValueError as error:
+            raise invalid("receiver", str(error)) from None
 
     def _view(self, request: Request, callback: Callback) -> CallbackView:
         callback = replace(callback, task=told(callback.task, self._upstreams))

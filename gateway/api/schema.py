@@ -124,7 +124,8 @@ Receiver = Annotated[
     msgspec.Meta(
         min_length=1,
         max_length=2048,
-        description="Only those of receivers with this text in their name: scheme, host and port of a callback URL.",
+        description="Only those of receivers with this text in their name: scheme, host and port of a callback URL, or "
+        "the `match` of the table [[receivers]] that it goes by. A whole URL means the receiver that it goes to.",
     ),
 ]
 DryRun = Annotated[bool, msgspec.Meta(description="Only say how many there are; redeliver none.")]
@@ -369,6 +370,8 @@ def _explain(text: str) -> tuple[str, str]:
         return ".".join(filter(None, (parent, found["name"]))), "is missing"
     if parent == "format":
         return parent, f"must be one of {', '.join(Format)}"
+    if parent == "state":
+        return parent, 'must be "dead": callbacks in another state are redelivered one by one'
     if parent == "timeoutSeconds":
         return parent, "must be a whole number from 1 to 2592000"
     return parent, _MESSAGES.get(reason) or reason[:1].lower() + reason[1:]

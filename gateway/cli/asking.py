@@ -79,7 +79,7 @@ def _instant(context: click.Context, option: click.Parameter, text: str | None) 
 
 
 def _receiver(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    """Read a URL as the receiver's name: its scheme, host and port."""
+    """Refuse what cannot be read; which receiver a URL goes to, the gateway knows."""
     from httpx import InvalidURL
 
     from gateway.core.urls import receiver_of
@@ -87,9 +87,10 @@ def _receiver(context: click.Context, option: click.Parameter, text: str | None)
     if text is None or "://" not in text:
         return text
     try:
-        return receiver_of(text)
+        receiver_of(text)
     except (InvalidURL, ValueError) as exc:
         raise click.BadParameter(f"{exc}.", context, option) from exc
+    return text
 
 
 @click.command(
@@ -224,7 +225,7 @@ def show(gateway: "RemoteGateway", /, callback_id: str, as_json: bool) -> None:
 @click.option("--state", type=click.Choice(["dead"]), help="All callbacks in this state, in the place of one.")
 @click.option("--since", callback=_instant, help="Those that died since then: 90s, 30min, 2h, 7d ago, or an instant.")
 @click.option("--until", callback=_instant, help="Those that died before then; default: now.")
-@click.option("--receiver", metavar="URL", callback=_receiver, help="Those whose webhooks go to this scheme and host.")
+@click.option("--receiver", metavar="URL", callback=_receiver, help="Those of the receiver that this URL goes to.")
 @click.option("--client", help="Those of this client; for the operator.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_client_command

@@ -10,12 +10,11 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from gateway.config.receivers import table_of
+from gateway.config.receivers import name_of, sought
 from gateway.config.settings import DEFAULT_CLIENT
 from gateway.core.clock import from_iso, to_iso
 from gateway.core.errors import InvalidRequest, NotFound
 from gateway.core.telling import refuse_cancelling, refuse_redelivering
-from gateway.core.urls import receiver_of
 from gateway.dashboard.asked import Asked, Shown, text_of
 from gateway.dashboard.frame import web_link
 from gateway.dashboard.parts import PageParts
@@ -86,8 +85,7 @@ class Actions:
         url = web_link(named)
         try:
             if url is not None:
-                table = table_of(self._parts.settings().receivers, url)
-                return client, receiver_of(url) if table is None else table.match
+                return client, name_of(self._parts.settings().receivers, url)
         except httpx.InvalidURL:
             pass
         raise InvalidRequest("A receiver is named as https://app.example.com, with the port where it has one.")
@@ -139,7 +137,12 @@ class Actions:
         until = _instant(given.get("until", ""), self._clock.now() + 1)
         if since >= until:
             raise InvalidRequest("The span must begin before it ends.")
-        return Dead(client, since, until, text_of(given, "receiver"))
+        receiver = text_of(given, "receiver")
+        try:
+            named = None if receiver is None else sought(self._parts.settings().receivers, receiver)
+        except ValueError as error:
+            raise InvalidRequest(f"The receiver {error}.") from None
+        return Dead(client, since, until, named)
 
 
 def _id(asked: Asked) -> str:

@@ -584,9 +584,13 @@ async def test_bad_redeliveries(api: httpx.AsyncClient) -> None:
         ({"state": "dead", "since": "2026-11-24T00:00:00Z", "until": "2026-11-23T00:00:00Z"}, "since"),
         ({"state": "dead", "since": "2026-02-30T00:00:00Z"}, "since"),
         ({"state": "dead", "client": "A b"}, "client"),
+        ({"state": "dead", "receiver": "app.example.com/hooks"}, "receiver"),
+        ({"state": "dead", "receiver": "https://[::1/hooks"}, "receiver"),
     ):
         answer = await api.post("/v1/redeliveries", json=members)
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
+    told = (await api.post("/v1/redeliveries", json={"state": "delivered"})).json()["detail"]
+    assert told == 'state: must be "dead": callbacks in another state are redelivered one by one'
     assert (await api.post("/v1/redeliveries", json={"state": "dead"})).json() == {"count": 0}
 
 

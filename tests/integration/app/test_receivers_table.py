@@ -193,6 +193,36 @@ async def test_a_rate_holds(serve: Serve) -> None:
         assert fourth - first > 450, "a fourth within the window"
 
 
+async def test_a_url_names_the_receiver_that_it_goes_to(serve: Serve) -> None:
+    """What died at a table's path is redelivered by any URL below it, and what died at its host by any other."""
+    served = await serve('[[receivers]]\nmatch = "HOOKS/slow"')
+
+    async def gone(scope: Any, receive: Any, send: Any) -> None:
+        await Response(status_code=410)(scope, receive, send)
+
+    async with serve_asgi(gone) as host:
+        table = f'[[receivers]]\nmatch = "{host}/slow"'
+        served.reload(table)
+        urls = f"{host}/slow/a", f"{host}/slow/b", f"{host}/quick"
+        for callback in [await served.register(f"sim-success-0-{n}", url) for n, url in enumerate(urls)]:
+            await served.until(callback, lambda seen: seen["state"] == "dead")
+
+    async def count(receiver: str) -> int:
+        asked = {"state": "dead", "receiver": receiver, "dryRun": True}
+        answer = await served.api.post("/v1/redeliveries", json=asked)
+        assert answer.status_code == 200, answer.text
+        counted: int = answer.json()["count"]
+        return counted
+
+    at = host.removeprefix("http://")
+    assert [await count(url) for url in (f"{host}/slow/x", f"HTTP://{at}/slow/", f"{at}/slow", "/slow")] == [2] * 4
+    assert [await count(url) for url in (f"{host}/quick/x", f"{host}/", at)] == [3] * 3, "a host's name is in both"
+    answer = await served.api.post("/v1/redeliveries", json={"state": "dead", "receiver": f"{at}/quick"})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "receiver")
+    done = await served.api.post("/v1/redeliveries", json={"state": "dead", "receiver": f"{host}/slow/x"})
+    assert done.json() == {"count": 2}
+
+
 async def test_upstreams_through_a_proxy(serve: Serve, tmp_path: Path) -> None:
     """Polls, creates and reads of an upstream go through its proxy, which is asked for the upstream's host and port."""
     with egress_proxy(tmp_path, "--basic-auth", "u:p") as proxy:

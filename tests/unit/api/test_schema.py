@@ -197,6 +197,13 @@ def test_a_mistake_in_a_redelivery(sent: bytes, field: str) -> None:
     assert [name for name, _ in caught.value.errors] == [field]
 
 
+def test_which_states_are_redelivered_is_said() -> None:
+    """Whoever asks for another is told the one that there is, and what to do about the others."""
+    for sent in (b'{"state":"delivered"}', b'{"state":null}', b'{"state":["dead"]}'):
+        with pytest.raises(InvalidRequest, match=r'^state: must be "dead": callbacks in another state are redeliv'):
+            decode(sent, REDELIVERIES)
+
+
 def test_a_redelivery() -> None:
     """Dead callbacks, from and to an instant, either of which may be left open."""
     assert decode(b'{"state":"dead"}', REDELIVERIES) == RedeliveriesRequest(state="dead")
