@@ -3,7 +3,6 @@
 Called by the tests of what the gateway exports, and of what others do beside it.
 """
 
-import asyncio
 import gzip
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tests.running import LIMIT_S
+from tests.waiting import until
 
 __all__ = ["Collector", "Told"]
 
@@ -100,9 +99,7 @@ class Collector:
     async def until(self, condition: Callable[["Collector"], bool]) -> None:
         """Wait until the condition holds of what has come."""
         try:
-            async with asyncio.timeout(LIMIT_S):
-                while not condition(self):  # noqa: ASYNC110 - another loop's turn brings it
-                    await asyncio.sleep(0.01)
+            await until(lambda: condition(self))
         except TimeoutError:
             last = self.spans[-20:]
             raise AssertionError(f"there came {len(self.spans)} spans, {last}, and {sorted(self.metrics)}") from None

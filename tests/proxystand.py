@@ -4,7 +4,7 @@ Owns its start; called by the tests of the proxy.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from starlette.requests import Request
 
-from tests.running import LIMIT_S, Running, running
+from tests.running import Running, running
 
 __all__ = ["CREATE", "HOOKS", "RECORD", "TASK", "Stand", "Upstream", "envelope", "stand"]
 
@@ -42,13 +42,6 @@ class Stand(Running):
     async def callbacks(self) -> list[dict[str, Any]]:
         data: list[dict[str, Any]] = (await self.client.get("/v1/callbacks")).json()["data"]
         return data
-
-    async def until(self, condition: Callable[[], Awaitable[object]]) -> None:
-        async with asyncio.timeout(LIMIT_S):
-            while True:
-                if await condition():
-                    return
-                await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -17,15 +17,9 @@ from gateway.app.gateway import Gateway
 from gateway.config.load import load
 from gateway.core.clock import Clock, SystemClock
 from gateway.serve.asgi import serve_asgi
+from tests.waiting import LIMIT_S, a_moment
 
-__all__ = ["LIMIT_S", "Running", "a_moment", "running"]
-
-LIMIT_S = 20
-
-
-async def a_moment() -> None:
-    """Wait between two looks: each costs what is waited for as much time as the test."""
-    await asyncio.sleep(0.02)
+__all__ = ["LIMIT_S", "Running", "running"]
 
 
 class Running:

@@ -19,7 +19,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.crash.process import LIMIT_S, SECRET, GatewayProcess, environment, run_gateway
-from tests.running import a_moment
+from tests.waiting import a_moment
 
 
 class TestReceiver:

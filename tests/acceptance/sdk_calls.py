@@ -59,7 +59,7 @@ def main(gateway: str, openai: str) -> dict[str, Any]:
     task = runway.text_to_image.create(model="gen4_image", prompt_text="A cat", ratio="1920:1080")
     runway.tasks.delete(task.id)
     while (state := runway.tasks.retrieve(task.id).status) in ("PENDING", "RUNNING"):
-        time.sleep(0.05)
+        time.sleep(0.05)  # no SDK waits for a task that was cancelled; whoever runs this has a limit of time
     return told | {"task": state, "lost": lost(gateway, openai)}
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.commandline import LIMIT_S, command, on_terminal
-from tests.running import a_moment
+from tests.waiting import a_moment
 
 COUNT = 230
 

@@ -14,7 +14,7 @@ import standardwebhooks
 from gateway.config.tokens import hash_line
 from gateway.serve.asgi import serve_asgi
 from tests.commandline import command
-from tests.running import a_moment
+from tests.waiting import a_moment
 
 ROOT = Path(__file__).parents[2]
 LIMIT_S = 30

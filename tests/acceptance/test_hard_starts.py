@@ -93,9 +93,11 @@ async def test_a_signal_during_the_start_kills_nothing(world: Any, number: signa
     async with world.gateway(fresh=True, ready=False) as gateway:
         while not ignores(gateway.process.pid, number):  # noqa: ASYNC110 - nothing tells
             await asyncio.sleep(0)
-        while not gateway.logged("gateway.listening"):
+        listening = asyncio.create_task(gateway.listening())
+        while not listening.done():
             gateway.process.send_signal(number)
-            await asyncio.sleep(0.01)
+            await asyncio.wait([listening], timeout=0.01)
+        assert await listening
         assert await gateway.stop() == 0
 
 

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.commandline import LIMIT_S, command, on_terminal, start
-from tests.running import a_moment
+from tests.waiting import until
 
 LINES = 4000
 
@@ -24,9 +24,7 @@ def write(path: Path, url: str, count: int, wrong: int = 0) -> None:
 
 async def begun(journal: Path) -> None:
     """Return once something has been registered, and is written down."""
-    async with asyncio.timeout(LIMIT_S):
-        while not await asyncio.to_thread(lambda: journal.exists() and journal.stat().st_size):
-            await a_moment()
+    await until(lambda: journal.exists() and journal.stat().st_size, LIMIT_S)
 
 
 async def registrations(client: httpx.AsyncClient) -> dict[str, float]:

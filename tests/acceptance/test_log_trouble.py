@@ -13,7 +13,7 @@ import socket
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import httpx
 import pytest
 
 from tests.crash.process import LIMIT_S, environment
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 WEBHOOKS = 100
@@ -46,16 +47,16 @@ class Serving:
 
     async def answers(self, path: str, status: int) -> httpx.Response:
         """Return the first answer with this status."""
-        async with asyncio.timeout(LIMIT_S):
-            while True:
-                assert self.process.returncode is None, f"it ended with {self.process.returncode}"
-                try:
-                    answer = await self.client.get(path)
-                except httpx.TransportError:
-                    await asyncio.sleep(0.02)
-                    continue
-                if answer.status_code == status:
-                    return answer
+
+        async def found() -> httpx.Response | None:
+            assert self.process.returncode is None, f"it ended with {self.process.returncode}"
+            with suppress(httpx.TransportError):
+                answer = await self.client.get(path)
+                return answer if answer.status_code == status else None
+            return None
+
+        answer: httpx.Response = await until(found, LIMIT_S)
+        return answer
 
     async def metric(self, name: str) -> float:
         text = (await self.client.get("/metrics")).text
@@ -105,12 +106,12 @@ async def registered(world: Any, gateway: Serving, count: int) -> list[str]:
 
 async def delivered(gateway: Serving, count: int) -> None:
     """Return once so many callbacks are delivered, and none waits."""
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            listed = (await gateway.client.get("/v1/callbacks?state=delivered&limit=200")).json()["data"]
-            if len(listed) == count:
-                return
-            await asyncio.sleep(0.02)
+
+    async def listed() -> bool:
+        answer = await gateway.client.get("/v1/callbacks?state=delivered&limit=200")
+        return len(answer.json()["data"]) == count
+
+    await until(listed, LIMIT_S)
 
 
 class Log:

@@ -16,7 +16,7 @@ from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator.scenario import DEFAULT_MODEL, Plan
 from tests.crash.process import LIMIT_S
-from tests.running import a_moment
+from tests.waiting import a_moment
 
 EXAMPLES = Path(__file__).parents[1] / "fixtures" / "aigptimage"
 

@@ -20,7 +20,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.store.sqlite.store import SqliteStore
 from tests.acceptance.test_limits import peak_bytes
 from tests.crash.process import LIMIT_S
-from tests.running import a_moment
+from tests.waiting import a_moment
 
 MIB = 1024 * 1024
 LIMIT = 256 * MIB
@@ -97,7 +97,7 @@ async def gateway(world: Any, answer: bytes = b"{}") -> AsyncIterator[tuple[http
             while True:
                 answer = await client.get("/healthz")
                 assert answer.status_code == 200, answer.text
-                await asyncio.sleep(0.02)
+                await a_moment()
 
         watch = asyncio.create_task(is_well())
         yield client, lambda: peak_bytes(running.process.pid)

@@ -1,11 +1,10 @@
 """Operator events of real processes: told once whatever is killed, and handed on by the program of the manual."""
 
-import asyncio
 import json
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from gateway.webhook.eventbody import MANUAL
 from tests.acceptance.test_blocks import block
 from tests.crash.process import LIMIT_S, SECRET, run_gateway
 from tests.manual import page
+from tests.waiting import until
 
 HASTY = ("tests.hasty_events",)
 
@@ -43,14 +43,8 @@ class Operator:
 
     async def told(self, type_: str) -> OperatorEvent:
         """Return the first event of a type, once it has come."""
-        await until(lambda: any(event.type == type_ for event in self.events))
+        await until(lambda: any(event.type == type_ for event in self.events), LIMIT_S)
         return next(event for event in self.events if event.type == type_)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -79,7 +73,7 @@ async def test_a_death_is_told_of_once_whoever_is_killed(world: Any, operator: O
     assert operator.events == []
     operator.status = 503
     async with run_gateway(environ, world.folder, module=HASTY) as gateway:
-        await until(lambda: bool(operator.events))
+        await until(lambda: operator.events, LIMIT_S)
         await gateway.kill()
     operator.status = 204
     async with run_gateway(environ, world.folder) as gateway:

@@ -23,6 +23,7 @@ from starlette.responses import JSONResponse
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import Signer, parse_secrets
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -196,9 +197,12 @@ async def test_listen_on_a_full_disk_answers_and_ends_with_1(tmp_path: Path) -> 
         )
     try:
         async with asyncio.timeout(LIMIT_S), httpx.AsyncClient() as client:
-            while not (found := re.search(r"http://[0-9.:]+(?=;)", limited.read_text())):
+
+            def address() -> re.Match[str] | None:
                 assert process.returncode is None
-                await asyncio.sleep(0.01)
+                return re.search(r"http://[0-9.:]+(?=;)", limited.read_text())
+
+            found = await until(address, LIMIT_S)
             assert (await client.post(found[0], **webhook(SystemClock().now() // 1000))).status_code == 204
             _, told = await process.communicate()
     finally:

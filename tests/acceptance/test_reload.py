@@ -165,10 +165,12 @@ def test_it_does_not_even_kill_what_still_loads(tmp_path: Path, number: int, sta
 async def test_it_never_kills(world: Any) -> None:
     """Not while it starts, not many at once, and not while it stops."""
     async with world.gateway(ready=False) as gateway:
-        while not gateway.logged("gateway.listening"):
+        listening = asyncio.create_task(gateway.listening())
+        while not listening.done():
             if ready_for_hangups(gateway.process.pid):
                 gateway.process.send_signal(signal.SIGHUP)
-            await asyncio.sleep(0.01)
+            await asyncio.wait([listening], timeout=0.01)
+        assert await listening
         for _ in range(20):
             gateway.process.send_signal(signal.SIGHUP)
         await told(gateway, "config.reloaded")

@@ -12,7 +12,7 @@ import pytest
 from tests import forked
 from tests.commandline import environment
 from tests.manual import ROOT
-from tests.running import a_moment
+from tests.waiting import a_moment
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.commandline import command, on_terminal
-from tests.running import a_moment
+from tests.waiting import a_moment
 
 CLIENT, OPERATOR = "t0ken-of-the-one-client", "t0ken-of-the-operator"
 

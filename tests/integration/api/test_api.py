@@ -25,6 +25,7 @@ from gateway.simulator import serve as serve_simulator
 from gateway.store.registry import StoreRegistry
 from tests.life import teach
 from tests.nameserver import serve_names
+from tests.waiting import a_moment, until
 
 HOOKS = "https://hooks.example.com/in"
 PROBLEM = "application/problem+json"
@@ -393,7 +394,7 @@ async def test_a_redelivery_is_told_as_it_was_made(api: httpx.AsyncClient, monke
             while True:
                 if (await api.get(f"/v1/callbacks/{callback_id}")).json()["attempts"] >= attempts:
                     return
-                await asyncio.sleep(0.01)
+                await a_moment()
 
     async def redeliver(self: StoreRegistry, client: str | None, callback_id: str, now: int) -> Any:
         found = await real(self, client, callback_id, now)
@@ -470,8 +471,7 @@ async def test_a_batch_of_slow_names_delays_nobody(tmp_path: Path, monkeypatch: 
         async for api in gateway_client(tmp_path):
             slow = asyncio.create_task(api.post("/v1/callbacks/batch", json={"callbacks": items}))
             async with asyncio.timeout(10):
-                while len(server.asked) < 64:  # noqa: ASYNC110 - the server is of this loop
-                    await asyncio.sleep(0.001)
+                await until(lambda: len(server.asked) >= 64)
                 assert (await api.post("/v1/callbacks", json=body())).status_code == 201
                 batch = await api.post("/v1/callbacks/batch", json={"callbacks": [body(taskId="sim-never-0-b")]})
                 assert [item["status"] for item in batch.json()["data"]] == [201]

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,10 @@ from gateway.core.model import BodyParts, DueCallback
 from gateway.serve.asgi import serve_asgi
 from gateway.webhook.headers import ClientHeaders
 from tests.running import LIMIT_S, Running, running
+from tests.waiting import until
 
 MIB = 1024 * 1024
 CREATE = "/api/v1/jobs/createTask"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            if condition():
-                return
-            await asyncio.sleep(0.01)
 
 
 class Upstream:

@@ -15,6 +15,7 @@ from starlette.requests import Request
 from gateway.api.mounts import OWN
 from gateway.serve.asgi import serve_asgi
 from tests.running import LIMIT_S, Running, running
+from tests.waiting import until
 
 HOOKS = "https://hooks.example.com/in"
 PREDICTIONS = """
@@ -363,8 +364,7 @@ async def test_a_passed_call_ends_with_its_client(start: Start) -> None:
         async with asyncio.timeout(LIMIT_S):
             await upstream.asked.wait()
             asking.cancel()
-            while any(task.get_name().startswith("proxy-pass") for task in asyncio.all_tasks()):  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0.01)
+        await until(lambda: not any(task.get_name().startswith("proxy-pass") for task in asyncio.all_tasks()))
     upstream.may_answer.set()
     assert (await one.client.get("/v1/predictions")).status_code == 200
 

@@ -17,6 +17,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.running import LIMIT_S, Running, running
+from tests.waiting import until
 
 CREATE = "/api/v1/jobs/createTask"
 HOOKS = "https://hooks.example.com/in"
@@ -70,11 +71,7 @@ class Stand(Running):
     async def repetition_waits(self) -> None:
         """Return once a create waits for an equal one."""
         (proxy,) = self.gateway.api.proxies
-        async with asyncio.timeout(LIMIT_S):
-            while True:
-                if any(one._waiters for one in proxy._once._under_way.values()):  # type: ignore[attr-defined]
-                    return
-                await asyncio.sleep(0.01)
+        await until(lambda: any(one._waiters for one in proxy._once._under_way.values()))  # type: ignore[attr-defined]
 
     async def counted(self, outcome: str) -> float:
         lines = (await self.client.get("/metrics")).text.splitlines()

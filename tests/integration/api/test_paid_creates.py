@@ -12,6 +12,7 @@ from gateway.core.errors import StoreError
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from tests.proxystand import CREATE, HOOKS, TASK, Stand, Upstream, envelope
+from tests.waiting import until
 
 
 class Failing:
@@ -40,7 +41,7 @@ async def test_a_registration_is_not_lost(
     stand = await start()
     failing = Failing(stand.store)
     created = asyncio.create_task(stand.create())
-    await stand.until(lambda: _tried(failing, 3))
+    await until(lambda: _tried(failing, 3))
     assert not created.done()
     failing.works = True
     task_id = (await created).json()["data"]["taskId"]
@@ -63,7 +64,7 @@ async def test_a_client_is_not_kept_for_ever(
     assert (await stand.create()).status_code == 200
     assert await stand.callbacks() == []
     failing.works = True
-    await stand.until(stand.callbacks)
+    await until(stand.callbacks)
 
 
 async def test_a_client_that_goes_away_loses_nothing(
@@ -80,7 +81,7 @@ async def test_a_client_that_goes_away_loses_nothing(
             await upstream.asked.wait()
             created.cancel()
             upstream.may_answer.set()
-            await stand.until(stand.callbacks)
+            await until(stand.callbacks)
         assert created.cancelled()
 
 
@@ -130,7 +131,7 @@ async def test_nothing_new_is_created_once_the_drain_began(
     here = await start(GATEWAY_CONFIG="")
     assert (await here.create()).status_code == 200
     queued = asyncio.create_task(here.create())  # the free tier creates one task a second
-    await here.until(lambda: _queued(here))
+    await until(lambda: _queued(here))
     here.gateway.begin_drain()
     answer = await queued
     assert (answer.status_code, answer.json()["code"]) == (503, 503)

@@ -10,7 +10,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.upstream.key import NEUTRAL_TASK_ID
 from tests.proxystand import Stand, Upstream, envelope
-from tests.running import a_moment
+from tests.waiting import a_moment
 
 
 async def test_what_a_client_sees_is_learned(

@@ -14,6 +14,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Plan, SimulatedUpstream, parse_windows
 from gateway.simulator import serve as serve_simulator
 from tests.proxystand import HOOKS, RECORD, Stand, Upstream, envelope
+from tests.waiting import until
 
 
 async def test_a_watched_task_costs_no_request(
@@ -23,8 +24,8 @@ async def test_a_watched_task_costs_no_request(
     stand = await start(GATEWAY_UPSTREAM_RATE="2/60")
     await stand.watch("sim-success-0-a")
     await stand.watch("sim-never-0-b")
-    await stand.until(lambda: _polled(simulator, 2))
-    await stand.until(lambda: _state(stand, "sim-success-0-a", "success"))
+    await until(lambda: _polled(simulator, 2))
+    await until(lambda: _state(stand, "sim-success-0-a", "success"))
     answers = await asyncio.gather(
         *(stand.read("sim-success-0-a") for _ in range(50)), *(stand.read("sim-never-0-b") for _ in range(50))
     )
@@ -55,7 +56,7 @@ async def test_the_answer_is_the_upstreams_own(
     stand = await start()
     forwarded = await stand.read("t")
     await stand.watch("t")
-    await stand.until(lambda: _state(stand, "t", plan.outcome))
+    await until(lambda: _state(stand, "t", plan.outcome))
     asked = simulator.stats.polls["t"]
     answered = await stand.read("t")
     assert simulator.stats.polls["t"] == asked
@@ -82,7 +83,7 @@ async def test_an_end_that_nobody_read_is_told_later_as_it_came(
     async with serve_asgi(upstream) as url:
         stand = await start(url, GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1")
         await stand.watch("t")
-        await stand.until(lambda: _state(stand, "t", own["state"]))
+        await until(lambda: _state(stand, "t", own["state"]))
         asked = len(upstream.requests)
         for _ in range(2):
             assert json.dumps((await stand.read("t")).json()) == body
@@ -101,7 +102,7 @@ async def test_what_the_gateway_does_not_know_is_forwarded(
     assert (await stand.client.head(RECORD, params={"taskId": "sim-success-0-x"})).status_code == 200
     await stand.watch("sim-never-0-y")
     (callback,) = await stand.callbacks()
-    await stand.until(lambda: _polled(simulator, 4))
+    await until(lambda: _polled(simulator, 4))
     await stand.client.delete(f"/v1/callbacks/{callback['id']}")
     asked = simulator.stats.polls["sim-never-0-y"]
     await stand.read("sim-never-0-y")
@@ -115,7 +116,7 @@ async def test_an_abandoned_task_is_forwarded(
     stand = await start(GATEWAY_PROXY_WATCH_S="0")
     body = {"taskId": "sim-never-0-a", "callbackUrl": HOOKS, "timeoutSeconds": 1}
     assert (await stand.client.post("/v1/callbacks", json=body)).status_code == 201
-    await stand.until(lambda: _state(stand, "sim-never-0-a", "abandoned"))
+    await until(lambda: _state(stand, "sim-never-0-a", "abandoned"))
     asked = simulator.stats.polls["sim-never-0-a"]
     assert (await stand.read("sim-never-0-a")).json()["data"]["state"] == "waiting"
     assert simulator.stats.polls["sim-never-0-a"] == asked + 1
@@ -181,7 +182,7 @@ async def test_identical_reads_are_one_request(start: Callable[..., Awaitable[St
                 await asyncio.sleep(0)
                 return arrived == 100
 
-            await stand.until(all_arrived)
+            await until(all_arrived)
             first.cancel()
             upstream.may_answer.set()
             answers = await asyncio.gather(*others)

@@ -22,6 +22,7 @@ from gateway.simulator import Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.jsonschema import faults
 from tests.running import LIMIT_S, running
+from tests.waiting import a_moment
 
 NOWHERE = "http://127.0.0.1:1/hooks"  # nothing listens there
 PATHS = {"id": "cb_none", "taskId": "none"}
@@ -98,8 +99,8 @@ def body(task_id: str, **members: Any) -> dict[str, Any]:
 
 async def died(client: Client, callback_id: str) -> None:
     async with asyncio.timeout(LIMIT_S):
-        while (await client.ask("getCallback", path={"id": callback_id})).json()["state"] != "dead":  # noqa: ASYNC110 - over HTTP nothing else tells
-            await asyncio.sleep(0.01)
+        while (await client.ask("getCallback", path={"id": callback_id})).json()["state"] != "dead":
+            await a_moment()
 
 
 async def test_every_answer_that_a_row_names(tmp_path: Path) -> None:

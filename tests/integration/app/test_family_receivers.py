@@ -3,7 +3,6 @@
 Each knows nothing of the gateway but its URL, where it is used as the upstream's base URL.
 """
 
-import asyncio
 import base64
 import hashlib
 import hmac
@@ -22,7 +21,8 @@ from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from tests.running import LIMIT_S, Running, running
+from tests.running import Running, running
+from tests.waiting import until
 
 KEY = "whk_3kf0s/dk+sl2="
 CREATE, RECORD = "/api/v1/jobs/createTask", "/api/v1/jobs/recordInfo"
@@ -175,12 +175,6 @@ async def given_up(gateway: Running, task_id: str, url: str) -> str:
     answer = await gateway.register(task_id, url, timeoutSeconds=1, format="record")
     assert answer.status_code in (200, 201), answer.text
     return task_id
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - another loop's turn brings it
-            await asyncio.sleep(0.01)
 
 
 async def test_a_receiver_that_verifies_the_hmac(tmp_path: Path) -> None:

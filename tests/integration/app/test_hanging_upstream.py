@@ -19,6 +19,7 @@ from gateway.simulator import serve as serve_simulator
 from gateway.upstream.turns import MOST_UNDER_WAY
 from tests.integration.app.test_clients import Hooks
 from tests.integration.conftest import RawServer
+from tests.waiting import until
 
 LIMIT_S = 20
 CREATE = "/api/v1/jobs/createTask"
@@ -40,9 +41,7 @@ class Stand:
         """Have as many polls of one client hang as may."""
         body = [{"taskId": f"t{number}", "callbackUrl": self.hooks.url, "upstream": "hanging"} for number in range(200)]
         assert (await self.client.post("/v1/callbacks/batch", json={"callbacks": body})).status_code == 200
-        async with asyncio.timeout(LIMIT_S):
-            while self.hanging.connections < MOST_POLLS // 2:  # noqa: ASYNC110 - the server has no event for it
-                await asyncio.sleep(0.01)
+        await until(lambda: self.hanging.connections >= MOST_POLLS // 2)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from gateway.net.resolver import Resolver
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.hostile_urls import FORBIDDEN_PAIRS, HOSTILE_PAIRS, METADATA, in_url
-from tests.running import a_moment
+from tests.waiting import a_moment
 
 FORBIDDEN = [*FORBIDDEN_PAIRS, *(("metadata", address) for address in METADATA)]
 PUBLIC = "8.8.8.8"

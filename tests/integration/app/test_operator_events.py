@@ -1,9 +1,9 @@
 """What the operator is told by webhook: whole gateways on real sockets, alone on a file and two on one PostgreSQL."""
 
-import asyncio
 import json
+import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.core.clock import SystemClock
+from gateway.core.eventledger import Ledger
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.webhook import eventbody
 from tests.jsonschema import faults
-from tests.running import LIMIT_S, Running, a_moment, running
+from tests.running import Running, running
 from tests.unit.api.test_openapi import DOCUMENT
+from tests.waiting import until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -59,12 +61,6 @@ class Peer:
         return self.of(type_)[count - 1][1]["data"]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.01)
-
-
 class Stand:
     """An upstream, a receiver, and whoever is told; as many gateways as the engine may have."""
 
@@ -99,9 +95,25 @@ class Stand:
             for number, task_id in enumerate(task_ids)
         ]
 
+    async def asked_again(self) -> None:
+        """Return once the upstream has been asked twice more: by then whoever tells of it would have told again."""
+        asked = self.simulator.stats.requests["recordInfo"]
+        await until(lambda: self.simulator.stats.requests["recordInfo"] >= asked + 2)
+
     async def state(self, callback_id: str, wanted: str) -> None:
         path = f"/v1/callbacks/{callback_id}"
         await self.gateways[0].becomes(path, lambda answer: answer.json()["state"] == wanted)
+
+
+def retried(metrics: str) -> float:
+    """Return how many attempts have failed."""
+    return sum(map(float, re.findall(r'^gateway_attempts_total{.*result="retry".*} (.+)$', metrics, re.MULTILINE)))
+
+
+async def emptied(one: Running) -> Ledger | None:
+    """Return what is kept of events, once none of them waits."""
+    ledger = await one.gateway.store.events.read()
+    return None if ledger.waiting else ledger
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -136,7 +148,8 @@ async def test_a_receiver_that_fails_and_recovers_is_told_of_once_each(stand: St
     assert "answered 500" in failing["lastError"]
     assert failing["manual"].startswith("https://gateway.example.com/manual/")
     assert failing["whatToDo"]
-    await asyncio.sleep(0.3)  # every replica's circuit is open by then
+    for one in stand.gateways:  # until each one's circuit is open
+        await one.becomes("/metrics", lambda answer: retried(answer.text) >= 5)
     stand.receiver.status = 204
     recovered = await stand.operator.told("receiver.recovered")
     assert (recovered["receiver"], recovered["dead"]) == (stand.receiver.url, 0)
@@ -188,7 +201,7 @@ async def test_a_refused_key_and_its_recovery_are_told_of_once_each(stand: Stand
     refused = await stand.operator.told("upstream.refused")
     assert (refused["upstream"], refused["tasksWaiting"]) == ("aigptimage", 2)
     assert refused["lastError"]
-    await asyncio.sleep(0.3)
+    await stand.asked_again()
     stand.simulator.faults.clear()
     recovered = await stand.operator.told("upstream.recovered")
     assert (recovered["upstream"], recovered["tasksWaiting"]) == ("aigptimage", 2)
@@ -205,7 +218,7 @@ async def test_a_key_that_is_refused_beyond_a_restart_is_told_of_once(stand: Sta
     first, *_ = await stand.start()
     refused = 'gateway_upstream_refused{upstream="aigptimage"} 1.0'
     await first.becomes("/metrics", lambda answer: refused in answer.text)
-    await asyncio.sleep(0.3)
+    await stand.asked_again()
     stand.simulator.faults.clear()
     await stand.operator.told("upstream.recovered")
     assert [body["type"] for _, body in stand.operator.posts] == ["upstream.refused", "upstream.recovered"]
@@ -248,9 +261,7 @@ async def test_an_event_is_given_up_after_its_last_attempt(stand: Stand) -> None
     await until(lambda: len(stand.operator.posts) == 3)
     for gateway in stand.gateways:
         await gateway.becomes("/metrics", lambda answer: "gateway_events_waiting 0.0" in answer.text)
-    async with asyncio.timeout(LIMIT_S):  # what the last attempt came to is written after its answer
-        while (ledger := await stand.gateways[0].gateway.store.events.read()).waiting:
-            await a_moment()
+    ledger = await until(lambda: emptied(stand.gateways[0]))  # the last attempt's end is written after its answer
     assert ledger.error is not None
     assert len(stand.operator.posts) == 3
 
@@ -264,9 +275,7 @@ async def test_whoever_was_away_for_long_is_told_soon(stand: Stand, monkeypatch:
     await stand.register("sim-success-0-a")
     await until(lambda: len(stand.operator.posts) >= 4)
     stand.operator.status = 204
-    async with asyncio.timeout(LIMIT_S):
-        while (await first.gateway.store.events.read()).waiting:
-            await a_moment()
+    await until(lambda: emptied(first))
 
 
 async def test_without_a_url_nothing_is_kept(stand: Stand) -> None:

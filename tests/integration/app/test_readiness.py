@@ -14,6 +14,7 @@ from gateway.config.load import load
 from gateway.core.clock import SystemClock
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream, parse_windows
 from gateway.simulator import serve as serve_simulator
+from tests.waiting import a_moment, until
 
 NAMES = ("aigptimage", "second")
 
@@ -64,7 +65,7 @@ class Stand:
                 answer = await self.client.get("/readyz")
                 if answer.json()["reasons"] == reasons:
                     return answer
-                await asyncio.sleep(0.01)
+                await a_moment()
 
     async def metrics(self) -> list[str]:
         return (await self.client.get("/metrics")).text.splitlines()
@@ -166,9 +167,7 @@ async def test_an_upstream_that_denies_what_it_told_of_is_told(stand: Stand) -> 
     await stand.start(GATEWAY_POLL_MIN_S="0.05", GATEWAY_POLL_MAX_S="0.1")
     await stand.register("second")
     await stand.register("aigptimage", "no-such-task")
-    async with asyncio.timeout(20):
-        while not stand.simulators["second"].stats.polls:  # noqa: ASYNC110 - the first of them tells of it
-            await asyncio.sleep(0.01)
+    await until(lambda: stand.simulators["second"].stats.polls)  # the first of them tells of it
     stand.simulators["second"].faults.add(Fault(kind=FaultKind.ERROR, status=404, code=404))
     await stand.readiness(["the upstream second answers nonsense, or denies tasks that it has told of"])
     assert stand.simulators["aigptimage"].stats.polls["no-such-task"] >= 1

@@ -28,6 +28,7 @@ from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.egressproxy import egress_proxy
 from tests.integration.app.test_clients import Hooks
+from tests.waiting import until
 
 SECRET, FIRST, SECOND = make_secret(), make_secret(), make_secret()
 LIMIT_S = 30
@@ -72,12 +73,13 @@ class Served:
 
     async def until(self, callback: dict[str, Any], holds: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the callback once that holds of it."""
-        async with asyncio.timeout(LIMIT_S):
-            while True:
-                seen: dict[str, Any] = (await self.api.get(f"/v1/callbacks/{callback['id']}")).json()
-                if holds(seen):
-                    return seen
-                await asyncio.sleep(0.02)
+
+        async def found() -> dict[str, Any] | None:
+            seen: dict[str, Any] = (await self.api.get(f"/v1/callbacks/{callback['id']}")).json()
+            return seen if holds(seen) else None
+
+        seen: dict[str, Any] = await until(found)
+        return seen
 
     async def attempts(self, callback: dict[str, Any]) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = (await self.api.get(f"/v1/callbacks/{callback['id']}/attempts")).json()["data"]
@@ -161,9 +163,11 @@ async def test_a_proxy_that_is_down_costs_no_attempt(serve: Serve, tmp_path: Pat
     """Attempts that get no further than the proxy do not count, are few, and all is delivered once it is there."""
     served = await serve(f'[[receivers]]\nmatch = "HOOKS"\nproxy = "http://127.0.0.1:{unused_tcp_port}"')
     callbacks = [await served.register(f"sim-success-0-{number}") for number in range(20)]
-    async with asyncio.timeout(LIMIT_S):
-        while "gateway_egress_proxies_failing 1.0" not in (await served.api.get("/metrics")).text:  # noqa: ASYNC110 - it tells nobody
-            await asyncio.sleep(0.02)
+
+    async def is_told() -> bool:
+        return "gateway_egress_proxies_failing 1.0" in (await served.api.get("/metrics")).text
+
+    await until(is_told)
     tried = [one for callback in callbacks for one in await served.attempts(callback)]
     assert {one["result"] for one in tried} == {"interrupted"}
     assert all("egress proxy" in one["error"] for one in tried)
@@ -234,9 +238,7 @@ async def test_upstreams_through_a_proxy(serve: Serve, tmp_path: Path) -> None:
         assert read.json()["code"] == 200
         for watch in served.gateway.watches:
             await watch.transport.aclose()
-        async with asyncio.timeout(LIMIT_S):
-            while not proxy.asked_for:  # noqa: ASYNC110 - another process writes it
-                await asyncio.sleep(0.02)
+        await until(lambda: proxy.asked_for)
         assert set(proxy.asked_for) == {served.upstream.removeprefix("http://")}
 
 
@@ -367,9 +369,7 @@ async def test_operator_events_wait_for_their_proxy(serve: Serve, unused_tcp_por
                 table.format(unused_tcp_port), GATEWAY_EVENTS_URL=f"{url}/x", GATEWAY_RETRY_SCHEDULE="0"
             )
             await served.register("sim-success-0-1", receiver)
-            async with asyncio.timeout(LIMIT_S):
-                while sum(line["event"] == "event.not_delivered" for line in lines) < 2:  # noqa: ASYNC110 - a log
-                    await asyncio.sleep(0.02)
+            await until(lambda: sum(line["event"] == "event.not_delivered" for line in lines) >= 2)
         assert [line for line in lines if line["event"] == "event.given_up"] == []
         ready = (await served.api.get("/readyz")).json()
         assert "operator events do not get through" in ready["reasons"]
@@ -377,6 +377,4 @@ async def test_operator_events_wait_for_their_proxy(serve: Serve, unused_tcp_por
         assert "gateway_egress_proxies_failing 1.0" in (await served.api.get("/metrics")).text
         with egress_proxy(tmp_path) as proxy:
             served.reload(table.format(proxy.port))
-            async with asyncio.timeout(LIMIT_S):
-                while not posts:  # noqa: ASYNC110 - a list
-                    await asyncio.sleep(0.02)
+            await until(lambda: posts)

@@ -18,7 +18,8 @@ from gateway.store.postgres import session
 from gateway.store.postgres.copyside import PostgresCopySide
 from tests.integration.app.test_clients import Hooks
 from tests.postgres import Database
-from tests.running import LIMIT_S, Running, a_moment, running
+from tests.running import LIMIT_S, Running, running
+from tests.waiting import a_moment, until
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -70,12 +71,6 @@ class Stand:
 
 def leads(replica: Running) -> bool:
     return replica.gateway.watches[0].poller.lease.current is not None
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - what it waits for has no event
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -133,7 +128,7 @@ async def test_reads_are_answered_by_who_does_not_poll(stand: Stand) -> None:
         while told is None or told["data"]["state"] != "success":
             answers = await asyncio.gather(first.client.get(path), second.client.get(path))
             told = answers[1].json()
-            await asyncio.sleep(0.02)
+            await a_moment()
     assert isinstance(answers[0], httpx.Response)
     await first.becomes(path, lambda answer: answer.json()["data"]["state"] == "success")
 
@@ -167,9 +162,11 @@ async def test_what_alerts_of_replicas_are_made_of(stand: Stand, postgres: Datab
 
 async def shows(condition: Callable[[str], bool], *replicas: Running) -> None:
     """Wait until a condition holds of the metrics of all of them."""
-    async with asyncio.timeout(LIMIT_S):
-        while not condition("".join([(await replica.client.get("/metrics")).text for replica in replicas])):
-            await a_moment()
+
+    async def holds() -> bool:
+        return condition("".join([(await replica.client.get("/metrics")).text for replica in replicas]))
+
+    await until(holds)
 
 
 async def test_an_end_that_one_replica_is_told_all_tell(stand: Stand) -> None:

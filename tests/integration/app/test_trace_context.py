@@ -1,6 +1,5 @@
 """A registration's traceparent and tracestate reach the receiver with each attempt of a gateway that traces nothing."""
 
-import asyncio
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
-from tests.running import LIMIT_S, running
+from tests.running import running
+from tests.waiting import until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -36,9 +36,7 @@ class TracedHooks:
         await Response(status_code=204 if self.takes else 503)(scope, receive, send)
 
     async def until(self, path: str, attempts: int) -> list[tuple[str | None, str | None]]:
-        async with asyncio.timeout(LIMIT_S):
-            while len(self.attempts[path]) < attempts:  # noqa: ASYNC110 - another loop's turn brings it
-                await asyncio.sleep(0.01)
+        await until(lambda: len(self.attempts[path]) >= attempts)
         return self.attempts[path]
 
 

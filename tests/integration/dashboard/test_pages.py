@@ -26,6 +26,7 @@ from tests.dashboard import Visitor
 from tests.postgres import Database
 from tests.running import LIMIT_S, Running, running
 from tests.storing import NOW, brought_to, new
+from tests.waiting import a_moment
 
 OPERATOR = "the-operators-token"
 HOSTILE = (
@@ -70,7 +71,7 @@ class World(Running):
                     found = await self.visitor.page(path)
                     if all(word in found for word in words):
                         return found
-                    await asyncio.sleep(0.02)
+                    await a_moment()
         except TimeoutError:
             pytest.fail(f"{path} still shows {found}")
 
@@ -511,7 +512,7 @@ async def test_too_many_are_not_followed(
             async with world.visitor.http.stream("GET", "/dashboard/live", **follow) as another:
                 if another.status_code == 200:
                     break
-            await asyncio.sleep(0.02)
+            await a_moment()
 
 
 async def test_one_client_follows_no_more_than_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

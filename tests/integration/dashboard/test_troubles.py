@@ -28,6 +28,7 @@ from tests.dashboard import LeapingClock, Visitor
 from tests.nameserver import NO_SUCH_NAME, serve_names
 from tests.running import LIMIT_S, Running, running
 from tests.storing import new, registered
+from tests.waiting import a_moment
 
 THEIRS = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -81,7 +82,7 @@ class Trouble:
                     else:
                         if words.search(last):
                             return
-                    await asyncio.sleep(0.02)
+                    await a_moment()
         except TimeoutError:
             pytest.fail(f"{words.pattern} is not on the page that has {Visitor.text_of(last)}")
 

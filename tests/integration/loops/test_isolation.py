@@ -26,7 +26,7 @@ from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Sender
 from tests.life import SECRET
 from tests.nameserver import NO_SUCH_NAME, Nameserver, serve_names
-from tests.running import a_moment
+from tests.waiting import until
 
 CROWD = 300
 LIMIT_S = 20
@@ -81,9 +81,7 @@ class Stand:
         return len(await self.store.registry.list_attempts(client, callback_id) or [])
 
     async def attempted(self, callback_id: str, client: str = "ann") -> None:
-        async with asyncio.timeout(LIMIT_S):
-            while not await self.attempts(callback_id, client):
-                await a_moment()
+        await until(lambda: self.attempts(callback_id, client))
 
 
 @pytest.fixture

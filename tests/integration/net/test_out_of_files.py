@@ -1,6 +1,5 @@
 """A process that may open no further file, over the real transport: its own trouble, and nobody else's failure."""
 
-import asyncio
 import errno
 import gc
 import os
@@ -24,6 +23,7 @@ from gateway.net.transport import PooledTransport
 from gateway.upstream.answer import PollKind
 from gateway.upstream.api import Upstream
 from gateway.webhook.sender import Sender
+from tests.waiting import until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -59,9 +59,7 @@ async def resolver() -> AsyncIterator[Resolver]:
     one = Resolver(nameservers=["127.0.0.1:9"], limit_s=2)
     yield one
     await one.close()
-    async with asyncio.timeout(5):
-        while len(files()) > before:  # noqa: ASYNC110 - closed by a thread of c-ares: the next test's place
-            await asyncio.sleep(0.001)
+    await until(lambda: len(files()) <= before)  # closed by a thread of c-ares: the next test's place
 
 
 @pytest.fixture
@@ -110,9 +108,7 @@ async def test_idle_connections_give_their_files(
     with no_file_left():
         with pytest.raises(OutOfResources):
             await sender.send(server.url(host="two.test"), {}, b"{}")
-        async with asyncio.timeout(5):
-            while server._tasks:  # noqa: ASYNC110 - until the server's end of them is closed too
-                await asyncio.sleep(0.001)
+        await until(lambda: not server._tasks)  # the server's end of them is closed too
         assert (await sender.send(server.url(host="two.test"), {}, b"{}")).reason is None
 
 

@@ -18,6 +18,7 @@ from gateway.net.resolver import Resolver
 from gateway.net.transport import PooledTransport
 from gateway.webhook.sender import Sender
 from tests.nameserver import NO_SUCH_NAME, REFUSED, SERVER_FAILURE, Nameserver, serve_names
+from tests.waiting import until
 
 DEAD = 500
 
@@ -51,9 +52,7 @@ async def make(server: Nameserver) -> AsyncIterator[Callable[..., Resolver]]:
 
 
 async def seen(server: Nameserver, count: int) -> None:
-    async with asyncio.timeout(5):
-        while len(server.asked) < count:  # noqa: ASYNC110 - the server is of this loop
-            await asyncio.sleep(0.001)
+    await until(lambda: len(server.asked) >= count)
 
 
 def hosts() -> list[tuple[str, str]]:
@@ -69,9 +68,7 @@ def count(what: str) -> int:
 
 async def nothing_left(resolver: Resolver) -> None:
     """Return once neither the resolver nor c-ares holds a look-up."""
-    async with asyncio.timeout(5):
-        while pycares._handle_to_channel or resolver._retired:  # noqa: ASYNC110 - of a thread
-            await asyncio.sleep(0.001)
+    await until(lambda: not (pycares._handle_to_channel or resolver._retired))
     assert resolver._channel is not None
     assert not resolver._channel._look_ups
 
@@ -230,9 +227,7 @@ async def test_a_new_channel_cancels_no_look_up(make, server, monkeypatch) -> No
     assert await asyncio.gather(*patient) == [[f"192.0.2.{number}"] for number in range(20)]
     monkeypatch.undo()
     await nothing_left(resolver)
-    async with asyncio.timeout(5):
-        while count("fd") > files or count("task") > threads:  # noqa: ASYNC110 - it ends in a thread
-            await asyncio.sleep(0.001)
+    await until(lambda: count("fd") <= files and count("task") <= threads)
 
 
 async def test_old_channels_are_bounded(make, server, monkeypatch) -> None:
@@ -270,9 +265,7 @@ async def test_channels_leave_neither_files_nor_threads(make, monkeypatch) -> No
     for _ in range(100):
         monkeypatch.setattr(resolver, "_renew_at", 0.0)
         await resolver.resolve("live.test", 443)
-    async with asyncio.timeout(5):
-        while count("fd") > files or count("task") > threads:  # noqa: ASYNC110 - the last ones end in a thread
-            await asyncio.sleep(0.001)
+    await until(lambda: count("fd") <= files and count("task") <= threads)  # the last ones end in a thread
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])

@@ -3,12 +3,11 @@
 import asyncio
 
 from tests.transports import OK, post
+from tests.waiting import until
 
 
 async def closed_down_to(server, count: int) -> None:
-    async with asyncio.timeout(5):
-        while len(server._tasks) > count:  # noqa: ASYNC110 - until the server has seen the ends of the others
-            await asyncio.sleep(0.001)
+    await until(lambda: len(server._tasks) <= count)  # the server has seen the ends of the others
 
 
 async def anywhere(host: str, port: int) -> list[str]:
@@ -60,9 +59,7 @@ async def test_connections_in_use_are_not_idle(make, raw_server, read_request) -
     server = await raw_server(handle)
     transport = make(resolve=anywhere, limit=20, limit_idle=2)
     running = [asyncio.create_task(post(transport, server.url(host=f"r{number}.test"))) for number in range(20)]
-    async with asyncio.timeout(5):
-        while arrived < 20:  # noqa: ASYNC110 - the server is of this loop
-            await asyncio.sleep(0.001)
+    await until(lambda: arrived == 20)
     release.set()
     assert {(await task).content for task in running} == {b"ok"}
     await closed_down_to(server, 2)
@@ -73,8 +70,6 @@ async def test_idle_connections_grow_old(make, raw_server, answering) -> None:
     server = await raw_server(answering(OK))
     transport = make(keepalive_s=0.02)
     await asyncio.gather(*(post(transport, server.url()) for _ in range(3)))
-    async with asyncio.timeout(5):
-        while transport._idle:  # noqa: ASYNC110 - until its time is over
-            await asyncio.sleep(0)
+    await until(lambda: not transport._idle)  # its time is over
     assert not transport._idle_at
     assert (await post(transport, server.url())).status_code == 200

@@ -12,7 +12,8 @@ import pytest
 from gateway.app.gateway import Gateway
 from gateway.serve.asgi import serve_asgi
 from gateway.serve.closing import _for_its_client
-from tests.running import LIMIT_S, Running, running
+from tests.running import Running, running
+from tests.waiting import until
 
 READ = "/api/v1/jobs/recordInfo?taskId=t"
 CREATE = "/api/v1/jobs/createTask"
@@ -31,10 +32,8 @@ async def silent_url() -> AsyncIterator[str]:
 
 async def held(one: Running, work: str) -> None:
     """Wait until the upstream is asked."""
-    async with asyncio.timeout(LIMIT_S):
-        while not any(task.get_name().startswith(work) for task in asyncio.all_tasks()):  # noqa: ASYNC110 - nothing tells
-            await asyncio.sleep(0.01)
-        await one.client.get("/healthz")
+    await until(lambda: any(task.get_name().startswith(work) for task in asyncio.all_tasks()))
+    await one.client.get("/healthz")
 
 
 @pytest.mark.parametrize(("path", "work"), [(READ, "proxy-read"), ("/api/v1/chat/credit", "proxy-pass")])
@@ -114,9 +113,7 @@ async def test_a_create_that_waits_for_its_turn_then_is_answered_with_its_id(tmp
         first = [Asked(one.gateway, "POST", CREATE, b'{"model":"m"}') for _ in range(3)]
         await held(one, "proxy-create")
         queue = one.gateway.watches[0].key.creates
-        async with asyncio.timeout(LIMIT_S):
-            while not queue._turns._waiting:  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0.01)
+        await until(lambda: queue._turns._waiting)
         one.gateway.begin_drain()
         answers = [await asked.cut_short() for asked in first]
         told = [answer["msg"] for status, answer in answers if status == 503]
@@ -144,9 +141,7 @@ async def test_a_create_whose_large_answer_waits_for_room_names_its_id_too(tmp_p
 
         holds = asyncio.create_task(hold())
         asked = Asked(one.gateway, "POST", CREATE, b'{"model":"m"}')
-        async with asyncio.timeout(LIMIT_S):
-            while owner not in memory._waiting:  # noqa: ASYNC110 - nothing tells
-                await asyncio.sleep(0.01)
+        await until(lambda: owner in memory._waiting)
         one.gateway.begin_drain()
         status, answer = await asked.cut_short()
         (request_id,) = (value for name, value in asked.sent[0]["headers"] if name == b"x-request-id")

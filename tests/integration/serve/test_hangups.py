@@ -1,7 +1,7 @@
 """What a whole gateway goes on with when its clients have gone: with nothing, but for what costs money."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,7 @@ from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.serve.inbound import InboundProtocol
 from tests.peer import LIMIT_S, Peer
-from tests.running import a_moment
+from tests.waiting import until
 
 CREATE = b"POST /api/v1/jobs/createTask HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 READ = b"GET /api/v1/jobs/recordInfo?taskId=t HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -109,11 +109,6 @@ async def bench(folder: Path, **environ: str) -> AsyncIterator[Bench]:
             await gateway.close()
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0.001)
-
-
 def create(task: str, callback: str | None = None) -> bytes:
     hook = "" if callback is None else f',"callBackUrl":"{callback}"'
     body = f'{{"model":"m","input":{{"n":"{task}"}}{hook}}}'.encode()
@@ -150,9 +145,11 @@ async def test_a_create_that_was_forwarded_is_finished_and_registered(tmp_path: 
         peer.writer.transport.abort()
         await until(lambda: Soon.lost == 1)
         one.upstream.go_on.set()
-        path = "/v1/callbacks?taskId=t1"
-        while b'"taskId":"t1"' not in (await one.get(path))[1]:
-            await a_moment()
+
+        async def is_registered() -> bool:
+            return b'"taskId":"t1"' in (await one.get("/v1/callbacks?taskId=t1"))[1]
+
+        await until(is_registered)
         assert one.upstream.left == 0
 
 

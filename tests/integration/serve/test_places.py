@@ -10,6 +10,7 @@ import pytest
 from gateway.serve import inbound
 from gateway.serve.places import Places
 from tests.peer import BIG, GET, App, Hasty, Peer, served
+from tests.waiting import until
 
 
 class Patient(Hasty):
@@ -27,12 +28,6 @@ class Roomy(Patient):
 
 class Soon(Roomy):
     ended_s = 0.1
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return once it holds; the block of ``served`` has a limit of time."""
-    while not condition():  # noqa: ASYNC110 - nothing tells
-        await asyncio.sleep(0)
 
 
 HALF_BODY = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 6\r\n\r\nabc"

@@ -13,6 +13,7 @@ import pytest
 from gateway.core.clock import SystemClock
 from gateway.simulator import Fault, FaultKind, Plan, PlanMix, SimulatedUpstream, parse_windows, serve
 from gateway.simulator.scenario import encode_text
+from tests.waiting import until
 
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 CREATE_TASK = "/api/v1/jobs/createTask"
@@ -59,13 +60,6 @@ def new_client(base_url: str, key: str | None = None) -> httpx.AsyncClient:
 
 async def ask(client: httpx.AsyncClient, task_id: str) -> httpx.Response:
     return await client.get(RECORD_INFO, params={"taskId": task_id})
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition that another part of this process makes true."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - the simulator has no event for it
-            await asyncio.sleep(0.005)
 
 
 # The answers on the upstream's own page, whitespace aside.

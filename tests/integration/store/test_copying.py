@@ -27,8 +27,8 @@ from gateway.store.sqlite.copyside import SqliteCopySide
 from gateway.store.sqlite.store import SqliteStore
 from tests.pooler import pgbouncer, pooler
 from tests.postgres import Database, NotAvailable
-from tests.running import a_moment
 from tests.storing import LIMIT_S
+from tests.waiting import until
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "databases"
 HIGHEST = 253
@@ -404,9 +404,7 @@ async def test_who_ends_soon_is_waited_for(postgres: Database, tmp_path: Path) -
     other = await asyncpg.connect(schema_url(postgres, "original"))
     await other.execute("BEGIN; LOCK TABLE tasks IN SHARE UPDATE EXCLUSIVE MODE")
     copy = asyncio.create_task(copied(original, in_file(tmp_path / "to.db")))
-    async with asyncio.timeout(LIMIT_S):
-        while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-            await a_moment()
+    await until(lambda: other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"))
     await other.execute("COMMIT")
     assert await copy == await original.digests()
     await other.close()

@@ -26,6 +26,7 @@ from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 from gateway.webhook.receivers import Receivers
 from gateway.webhook.sender import Sender, SendResult
 from tests.egressproxy import RunningProxy, egress_proxy
+from tests.waiting import until
 
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
 USER = "gateway:p%40ss"
@@ -237,9 +238,7 @@ async def test_through_a_proxy(sending: Any, raw_server: Any, answering: Any, pr
     assert [server.connections for server in servers] == [1, 2], "a connection through a proxy is kept, too"
     assert set(to.resolved) == {"proxy.internal"}, "the proxy's own name is, and no receiver's"
     await to.receivers.aclose()
-    async with asyncio.timeout(20):
-        while len(proxy.asked_for) < 3:  # noqa: ASYNC110 - another process writes it
-            await asyncio.sleep(0.02)
+    await until(lambda: len(proxy.asked_for) >= 3)
     assert sorted(proxy.asked_for) == sorted([*(server.netloc for server in servers), f"localhost:{servers[1].port}"])
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,14 +129,15 @@ def test_the_file_outlives_its_process(tmp_path: Path) -> None:
             assert first
 
 
-def test_a_handler_that_died_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_handler_that_died_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its claim lapses; where it was only slow, what it handled is remembered, and it takes nothing from the next."""
-    ids = SqliteIds(tmp_path / "ids.db", claim_s=0.05)
+    ids = SqliteIds(tmp_path / "ids.db", claim_s=60)
     claim = ids.claim("cb_1")
     assert claim is not None
     with pytest.raises(Busy):
         ids.claim("cb_1")
-    time.sleep(0.06)
+    later = time.time() + 60
+    monkeypatch.setattr("gateway.receiver.remembering.time", SimpleNamespace(time=lambda: later))
     patient = SqliteIds(tmp_path / "ids.db")
     assert patient.claim("cb_1") not in (None, claim)
     ids.release("cb_1", claim)

@@ -13,6 +13,7 @@ from gateway.store.sqlite import database
 from gateway.store.sqlite.store import SqliteStore
 from tests.sqlitefile import damage, files, new, opened
 from tests.storing import LIMIT_S, NOW
+from tests.waiting import until
 
 
 def ids(path: Path) -> set[str]:
@@ -133,9 +134,7 @@ async def test_a_backup_is_given_up_while_it_is_checked(
     long = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000000) SELECT max(i) FROM n, sqlite_schema"
     monkeypatch.setattr("gateway.store.sqlite.database._QUICK_CHECK", long)
     backup = asyncio.create_task(store.backup(path.with_name("gateway.db.backup")))
-    async with asyncio.timeout(LIMIT_S):
-        while not path.with_name("gateway.db.backup.part-shm").exists():  # noqa: ASYNC110 - until it is being read
-            await asyncio.sleep(0.001)
+    await until(path.with_name("gateway.db.backup.part-shm").exists)  # it is being read by then
     backup.cancel()
     await asyncio.wait((backup,), timeout=LIMIT_S)
     assert backup.cancelled()
