@@ -2,7 +2,8 @@
 
 Stands here, and not beside ``gateway demo``, as its PostgreSQL is a development dependency, which the tests find and
 start. Must need no key and no network: all listens on 127.0.0.1, and nothing is left of it at the end.
-Exit 0: each registered task's webhook came, with a signature that holds. 1: not so. 2: no PostgreSQL. 130: stopped.
+Exit 0: each registered task's webhook came, with a signature that holds, or nobody reads what it prints any more.
+1: not so. 2: no PostgreSQL. 130: stopped.
 """
 
 import asyncio
@@ -18,8 +19,11 @@ from pathlib import Path
 import httpx
 import uvloop
 
+from gateway.cli.listen import call_when_nobody_reads
 from gateway.cli.receiver import ReceivedWebhook, Receiver
 from gateway.core.clock import SystemClock
+from gateway.core.errors import OutputClosed, OutputError
+from gateway.core.terminal import standard_output
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import ID_HEADER, parse_secrets
 from gateway.simulator import SimulatedUpstream
@@ -89,7 +93,7 @@ class _Show:
         self._asked = 0
 
     def say(self, line: str) -> None:
-        print(f"{time.monotonic() - self.began:5.1f} s  {line}", flush=True)
+        _print(f"{time.monotonic() - self.began:5.1f} s  {line}")
 
     def leader(self) -> str | None:
         """Return who polls, of those that live."""
@@ -150,23 +154,41 @@ def main() -> int:
     """Run the demonstration and print it; return the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with running(from_wheel(), fsync="on") as server:
+        with running(from_wheel(), fsync="on") as server, standard_output():
             return uvloop.run(_until_stopped(server))
     except NotAvailable as exc:
         print(f"No PostgreSQL: {exc}", file=sys.stderr)
         return 2
+    except OutputClosed:
+        return 0
+    except OutputError as exc:
+        print(exc.message, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _print(line: str) -> None:
+    """Print a line; where it cannot be, whoever sends a webhook is not to blame, and the end raises it again."""
+    with suppress(OutputError):
+        print(line, flush=True)
 
 
 async def _until_stopped(server: Server) -> int:
     playing = asyncio.create_task(_play(server))
     for which in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(which, playing.cancel)
+    unread = asyncio.Event()
+
+    def leave() -> None:
+        unread.set()
+        playing.cancel()
+
+    call_when_nobody_reads(leave)
     try:
         return await playing
     except asyncio.CancelledError:
-        return 130
+        return 0 if unread.is_set() else 130
 
 
 async def _play(server: Server) -> int:
@@ -179,12 +201,12 @@ async def _play(server: Server) -> int:
         serve_asgi(receiver) as receiver_url,
         _replicas(server, upstream_url) as replicas,
     ):
-        print(f"PostgreSQL {server.execute('SHOW server_version').partition(' ')[0]}     127.0.0.1:{server.port}")
-        print(f"simulated upstream  {upstream_url}")
-        print(f"receiver            {receiver_url}  (checks signatures with {SECRET})")
+        _print(f"PostgreSQL {server.execute('SHOW server_version').partition(' ')[0]}     127.0.0.1:{server.port}")
+        _print(f"simulated upstream  {upstream_url}")
+        _print(f"receiver            {receiver_url}  (checks signatures with {SECRET})")
         for name, process in replicas.items():
-            print(f"replica {name}           {process.url}  (process {process.process.pid})")
-        print(flush=True)
+            _print(f"replica {name}           {process.url}  (process {process.process.pid})")
+        _print("")
         show.append(_Show(tally, receiver_url, replicas))
         trickling = asyncio.create_task(show[0].trickle())
         try:
@@ -197,7 +219,7 @@ async def _play(server: Server) -> int:
         for process in show[0].living.values():
             process.process.send_signal(signal.SIGTERM)
         await asyncio.gather(*(process.ended() for process in show[0].living.values()))
-    print(f"\n{tally.closing()}.", flush=True)
+    _print(f"\n{tally.closing()}.")
     return 0 if tally.ok and taken_over else 1
 
 

@@ -1,7 +1,7 @@
 """``make play``: a gateway with its dashboard, a simulated upstream, receivers and a trickle of tasks, until Ctrl-C.
 
 Stands here as it is no command of the gateway. Needs no key and no network: all listens on 127.0.0.1 in this process,
-and nothing is left of it at the end. Exit 0: stopped.
+and nothing is left of it at the end. Exit 0: stopped, or nobody reads what it prints any more. 1: it cannot be written.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -21,12 +21,14 @@ import uvloop
 
 from gateway.api.webpages import PagesRefused
 from gateway.app.build import build
+from gateway.cli.listen import call_when_nobody_reads
 from gateway.cli.receiver import PlannedAnswer, ReceivedWebhook, Receiver
 from gateway.config.load import load
 from gateway.config.tokens import make_token
 from gateway.core.clock import SystemClock
+from gateway.core.errors import OutputClosed, OutputError
 from gateway.core.telemetry import configure_logging
-from gateway.core.terminal import printable
+from gateway.core.terminal import printable, standard_output
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import make_secret, parse_secrets
 from gateway.simulator import Plan, SimulatedUpstream
@@ -72,18 +74,34 @@ class _Place(NamedTuple):
 
 
 def main() -> int:
-    """Run until Ctrl-C, SIGTERM, or the terminal is closed; return the exit code."""
+    """Run until Ctrl-C, SIGTERM, or the terminal or who reads its output is gone; return the exit code."""
     configure_logging("console", level="error")
-    return uvloop.run(_play())
+    try:
+        with standard_output():
+            uvloop.run(_play())
+    except OutputClosed:
+        return 0
+    except OutputError as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    return 0
 
 
-async def _play() -> int:
+async def _play() -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    call_when_nobody_reads(stop.set)
     operator = make_token()
-    async with _started(operator) as place:
-        print(
+
+    def say(text: str) -> None:
+        try:
+            print(text, flush=True)
+        except OutputError:  # whoever sends a webhook is not to blame; the end of standard output raises it again
+            stop.set()
+
+    async with _started(operator, say) as place:
+        say(
             f"dashboard           {place.url}/\n"
             f"sign in with        {operator}\n"
             f"manual              {place.url}/manual\n"
@@ -91,8 +109,7 @@ async def _play() -> int:
             + "".join(f"receiver            {url}  ({name})\n" for name, url in place.receivers.items())
             + f"\nA task every {_EVERY_S:g} s: some fail, and one receiver is in trouble. In another terminal:\n"
             f"  GATEWAY_OPERATOR_TOKEN={operator} {_GATEWAY} top --url {place.url}\n"
-            "Ctrl-C ends all of it and leaves nothing behind.\n",
-            flush=True,
+            "Ctrl-C ends all of it and leaves nothing behind.\n"
         )
         trickle = asyncio.create_task(_trickle(place))
         stopped = asyncio.create_task(stop.wait())
@@ -102,12 +119,11 @@ async def _play() -> int:
         ended = await asyncio.gather(trickle, stopped, return_exceptions=True)
     if isinstance(ended[0], Exception):
         raise ended[0]
-    print("ended")
-    return 0
+    say("ended")
 
 
 @asynccontextmanager
-async def _started(operator: str) -> AsyncIterator[_Place]:
+async def _started(operator: str, say: Callable[[str], None]) -> AsyncIterator[_Place]:
     clock, secret, client = SystemClock(), make_secret(), make_token()
     shown = count(1)
 
@@ -115,14 +131,13 @@ async def _started(operator: str) -> AsyncIterator[_Place]:
         if webhook.verified and (number := next(shown)) <= _LINES:
             event = webhook.event
             answer = f"answered {webhook.answer}" if webhook.answer else "taken"
-            print(
+            say(
                 printable(
                     f"{event['type']:<15}  {event['data']['taskId']:<8}  by the receiver that is {name}: {answer}"
                 )
             )
             if number == _LINES:
-                print("… and so on: the dashboard has all of them")
-            sys.stdout.flush()
+                say("… and so on: the dashboard has all of them")
 
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-play-")))

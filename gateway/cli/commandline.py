@@ -70,9 +70,6 @@ def _open_missing() -> None:
 
 def _fail(exit_code: int, message: str) -> None:
     """End with the code; say why, where standard error can be written."""
-    try:
-        for line in message.splitlines():
-            click.echo(terminal.printable(line), err=True)
-    except OSError:
-        terminal.discard(sys.stderr)
+    for line in message.splitlines():
+        terminal.tell(line)
     sys.exit(exit_code)

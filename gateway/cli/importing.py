@@ -19,7 +19,7 @@ from gateway.cli.progress import progress
 from gateway.cli.rows import Refused, Row, read
 from gateway.core.clock import SystemClock
 from gateway.core.errors import GatewayError
-from gateway.core.terminal import printable
+from gateway.core.terminal import printable, tell
 
 __all__ = ["Import", "refuse_one_file", "run"]
 
@@ -81,7 +81,7 @@ def run(gateway: RemoteGateway, asked: Import, journal: Journal) -> dict[str, An
         _send(gateway, todo, journal, tally, asked, len(rows) + len(tally.refused))
     except (GatewayError, KeyboardInterrupt):
         done = tally.registered + tally.existing
-        click.echo(f"Stopped: {done:,} of {len(todo):,} are registered. The same command goes on from there.", err=True)
+        tell(f"Stopped: {done:,} of {len(todo):,} are registered. The same command goes on from there.")
         raise
     finally:
         tally.refused.sort()

@@ -20,7 +20,7 @@ from gateway.core.errors import GatewayError, OutputError
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import Key
 
-__all__ = ["run"]
+__all__ = ["call_when_nobody_reads", "run"]
 
 
 def run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[PlannedAnswer], *, colour: bool) -> None:
@@ -52,17 +52,22 @@ async def _run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[P
     receiver = PagesRefused(Receiver(secrets, SystemClock(), show, answers))
     async with serve_asgi(receiver, host, port) as url:
         print(f"listening on {url}; register callbacks with this URL, any path. Ctrl-C ends.\n", flush=True)
-        _call_when_nobody_reads(stop.set)
+        call_when_nobody_reads(stop.set)
         await stop.wait()
     if failure is not None:
         raise failure
 
 
-def _call_when_nobody_reads(callback: Callable[[], None]) -> None:
+def call_when_nobody_reads(callback: Callable[[], None]) -> None:
     """Watch a pipe's other end: without it ``listen | head`` would stay until the next webhook comes."""
     if sys.stdout is None:
         return
-    output = sys.stdout.fileno()
+    output, loop = sys.stdout.fileno(), asyncio.get_running_loop()
+
+    def gone() -> None:
+        loop.remove_reader(output)  # it stays readable
+        callback()
+
     # Only of the end of a pipe that is written to, "readable" means nothing but that its reader has gone.
     if stat.S_ISFIFO(os.fstat(output).st_mode) and fcntl.fcntl(output, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY:
-        asyncio.get_running_loop().add_reader(output, callback)
+        loop.add_reader(output, gone)

@@ -52,11 +52,10 @@ def wait(gateway: RemoteGateway, callback: dict[str, Any], *, quiet: bool) -> di
                 time.sleep(_TICK_S)
     except KeyboardInterrupt:
         shown.end()
-        its_id = terminal.printable(callback["id"])
-        click.echo(
+        its_id = callback["id"]
+        terminal.tell(
             f"{its_id} stays registered: the gateway goes on without this command. "
-            f"`gateway show {its_id}` tells how it is, `gateway cancel {its_id}` ends it.",
-            err=True,
+            f"`gateway show {its_id}` tells how it is, `gateway cancel {its_id}` ends it."
         )
         raise
     shown.end()

@@ -91,3 +91,16 @@ def test_stopped_it_leaves_nothing(folder: Path) -> None:
     _, told = ended(process)
     assert (process.returncode, told) == (130, "")
     assert list(folder.iterdir()) == left_running(folder) == []
+
+
+@pytest.mark.timeout(120)
+def test_it_ends_once_nobody_reads(folder: Path) -> None:
+    """`make demo-replicas | head -1` says nothing of a broken pipe, and leaves nothing behind."""
+    process = start(folder)
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    _, told = ended(process)
+    assert (process.returncode, told) == (0, "")
+    assert list(folder.iterdir()) == left_running(folder) == []

@@ -114,6 +114,16 @@ def test_an_error_that_cannot_be_told_keeps_its_code(tmp_path: Path, given: tupl
             assert run(*given, cwd=tmp_path, stderr=full, **environ).returncode == status
 
 
+def test_a_warning_that_cannot_be_told_changes_nothing(tmp_path: Path) -> None:
+    """Nor does a note beside what was asked for: the settings are in order."""
+    with nobody_reads() as writer:
+        done = run("check-config", cwd=tmp_path, stderr=writer, GATEWAY_TOKEN="short", **KEY)
+    assert (done.returncode, b"GATEWAY_PORT" in done.stdout) == (0, True)
+    if FULL.exists():
+        with FULL.open("w") as full:
+            assert run("check-config", cwd=tmp_path, stderr=full, GATEWAY_TOKEN="short", **KEY).returncode == 0
+
+
 @needs_full
 async def test_what_a_gateway_answered_to_a_full_disk(world: Any, tmp_path: Path) -> None:
     """The client commands print in the same way: the table, the details and the JSON."""
