@@ -15,7 +15,7 @@ import click
 from gateway.core import terminal
 from gateway.core.errors import ConfigError, GatewayError, OutputClosed
 
-__all__ = ["FiniteRange", "examples", "run_command"]
+__all__ = ["FiniteRange", "examples", "run_command", "tell"]
 
 
 def examples(*lines: str) -> str:
@@ -68,8 +68,16 @@ def _open_missing() -> None:
             setattr(sys, name, open(number, mode, encoding="utf-8", errors="backslashreplace", closefd=False))  # noqa: SIM115
 
 
+def tell(line: str) -> None:
+    """Print a line on standard error, escaped; where that cannot be written the command goes on all the same."""
+    try:
+        click.echo(terminal.printable(line), err=True)
+    except OSError:
+        terminal.discard(sys.stderr)
+
+
 def _fail(exit_code: int, message: str) -> None:
     """End with the code; say why, where standard error can be written."""
     for line in message.splitlines():
-        terminal.tell(line)
+        tell(line)
     sys.exit(exit_code)

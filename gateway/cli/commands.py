@@ -15,7 +15,7 @@ import click
 
 from gateway import __version__
 from gateway.cli import asking
-from gateway.cli.commandline import FiniteRange, examples, run_command
+from gateway.cli.commandline import FiniteRange, examples, run_command, tell
 from gateway.cli.simulate import simulate
 from gateway.core import terminal
 
@@ -97,12 +97,12 @@ def check_config(config: Path | None, /) -> None:
         words += [] if upstream.proxy is None else [f"through {upstream.proxy}"]
         click.echo(f"{f'[upstreams.{upstream.name}]':<26} {'  '.join(words)}")
     for warning in warnings(settings, _now() / 1000):
-        terminal.tell(f"warning: {warning}")
+        tell(f"warning: {warning}")
     for receiver in settings.receivers:
         click.echo(f"{'[[receivers]]':<26} {receiver.match}  {'  '.join(told(receiver))}".rstrip())
     exported = checked(os.environ, SystemClock())
     for problem in exported.problems:
-        terminal.tell(f"warning: {problem}")
+        tell(f"warning: {problem}")
     signals = [name for name, on in (("traces", exported.traces), ("metrics", exported.metrics)) if on]
     if signals:
         click.echo(f"{'OTEL_*':<26} {', '.join(signals)}")
@@ -163,7 +163,7 @@ def health(config: Path | None, /, pid: int | None) -> None:
 
     problem = check(os.environ, config or (None if pid is None else config_of(pid)))
     if problem is not None:
-        terminal.tell(problem)
+        tell(problem)
         sys.exit(1)
 
 

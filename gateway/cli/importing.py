@@ -14,12 +14,13 @@ from typing import Any, NamedTuple, TextIO
 import click
 
 from gateway.cli.client import ApiError, RemoteGateway, Unreachable
+from gateway.cli.commandline import tell
 from gateway.cli.journal import Journal
 from gateway.cli.progress import progress
 from gateway.cli.rows import Refused, Row, read
 from gateway.core.clock import SystemClock
 from gateway.core.errors import GatewayError
-from gateway.core.terminal import printable, tell
+from gateway.core.terminal import printable
 
 __all__ = ["Import", "refuse_one_file", "run"]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
+from gateway.cli import commandline
 from gateway.cli.client import ApiError, RemoteGateway
 from gateway.cli.progress import progress
-from gateway.core import terminal
 from gateway.core.clock import SystemClock, to_iso
 
 __all__ = ["run"]
@@ -70,7 +70,7 @@ def _redeliver(gateway: RemoteGateway, which: Mapping[str, Any], count: int, tel
                     tell(gateway.redeliver_dead(**which, dryRun=True))
                 took_s = time.monotonic() - looked
         except KeyboardInterrupt:
-            terminal.tell("Stopped: a part may be due again by now; the same command does the rest.")
+            commandline.tell("Stopped: a part may be due again by now; the same command does the rest.")
             raise
         if asked.error is None:
             return done + asked.count

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from gateway.cli.client import ApiError, RemoteGateway
+from gateway.cli.commandline import tell
 from gateway.cli.tables import duration, waits_for
 from gateway.core import terminal
 from gateway.core.clock import SystemClock, from_iso
@@ -53,7 +54,7 @@ def wait(gateway: RemoteGateway, callback: dict[str, Any], *, quiet: bool) -> di
     except KeyboardInterrupt:
         shown.end()
         its_id = callback["id"]
-        terminal.tell(
+        tell(
             f"{its_id} stays registered: the gateway goes on without this command. "
             f"`gateway show {its_id}` tells how it is, `gateway cancel {its_id}` ends it."
         )

@@ -1,4 +1,4 @@
-"""What commands write to: a standard output whose failures have a name, its width, whether it takes colour; and errors.
+"""What commands write to: a standard output whose failures have a name, its width, and whether it takes colour.
 
 Owns standard output while a command runs, and which text a terminal can be trusted with. Must not know what is
 printed. Called by ``gateway.cli``, and by ``gateway.core.telemetry`` for colour.
@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 from gateway.core.errors import OutputClosed, OutputError
 
-__all__ = ["cut", "discard", "display_width", "printable", "standard_output", "tell", "use_colour", "width"]
+__all__ = ["cut", "discard", "display_width", "printable", "standard_output", "use_colour", "width"]
 
 
 def use_colour(stream: TextIO | None) -> bool:
@@ -94,14 +94,6 @@ def standard_output() -> Iterator[None]:
             raise
         finally:
             sys.stdout = usual
-
-
-def tell(line: str) -> None:
-    """Print a line on standard error, escaped; where that cannot be written the command goes on all the same."""
-    try:
-        print(printable(line), file=sys.stderr, flush=True)
-    except OSError:
-        discard(sys.stderr)
 
 
 def discard(stream: TextIO | None) -> None:
