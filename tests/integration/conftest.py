@@ -20,6 +20,11 @@ def _no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "Resolver", partial(Resolver, nameservers=["127.0.0.1:9"]))
 
 
+@pytest.fixture(autouse=True)
+def on_ready_files(ready_files: None) -> None:
+    """Have gateways find databases with the schema. Tests of how these come to be define one that does nothing."""
+
+
 class RawServer:
     """A server on 127.0.0.1 that hands each connection to a handler and counts them."""
 

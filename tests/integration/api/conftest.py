@@ -1,4 +1,4 @@
-"""What the API says and does: on databases that have their schema from the start; and the proxy's gateway."""
+"""The proxy's gateway."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -10,11 +10,6 @@ from gateway.core.clock import SystemClock
 from gateway.simulator import Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from tests.proxystand import Stand, stand
-
-
-@pytest.fixture(autouse=True)
-def _on_ready_files(ready_files: None) -> None:
-    """Have each test open such files."""
 
 
 @pytest.fixture

@@ -55,6 +55,11 @@ class Hooks:
         await Response(status_code=204)(scope, receive, send)
 
 
+@pytest.fixture(autouse=True)
+def on_ready_files() -> None:
+    """Make each file as a gateway does."""
+
+
 @pytest.fixture
 async def hooks() -> AsyncIterator[Hooks]:
     receiver = Hooks()

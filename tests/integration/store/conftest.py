@@ -28,7 +28,6 @@ def new_store(request: pytest.FixtureRequest, tmp_path: Path) -> NewStore:
             replica=secrets.token_hex(8),
             first_attempt_delay_s=first_attempt_delay_s,
         )
-    request.getfixturevalue("ready_files")
     return lambda first_attempt_delay_s=0.0: SqliteStore(
         tmp_path / "gateway.db", first_attempt_delay_s=first_attempt_delay_s
     )

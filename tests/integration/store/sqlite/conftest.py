@@ -9,6 +9,11 @@ from gateway.store.sqlite.store import SqliteStore
 from tests.sqlitefile import opened
 
 
+@pytest.fixture(autouse=True)
+def on_ready_files() -> None:
+    """Make each file as a gateway does."""
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "gateway.db"
