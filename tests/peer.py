@@ -4,7 +4,9 @@ Called by the tests of what one client's connection may cost.
 """
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, ClassVar
@@ -13,7 +15,7 @@ from gateway.serve.asgi import serve_asgi
 from gateway.serve.inbound import InboundProtocol
 from gateway.serve.serverprotocol import ServerProtocol
 
-__all__ = ["BIG", "GET", "LIMIT_S", "App", "Hasty", "Peer", "Watched", "served"]
+__all__ = ["BIG", "GET", "LIMIT_S", "App", "Hasty", "Peer", "Watched", "freed", "served"]
 
 Message = MutableMapping[str, Any]
 GET = b"GET /%b HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -163,3 +165,23 @@ async def served(app: App, protocol: type[ServerProtocol] = Hasty) -> AsyncItera
         finally:
             for writer in writers:
                 writer.transport.abort()
+
+
+@asynccontextmanager
+async def freed(app: App) -> AsyncIterator[Callable[[], Awaitable[Peer]]]:
+    """Serve the app for one connection, and return once it is freed: without the garbage collector, as by its end."""
+    gone = asyncio.Event()
+    refs: list[weakref.ref[ServerProtocol]] = []
+
+    class Counted(InboundProtocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            refs.append(weakref.ref(self, lambda _: gone.set()))
+
+    async with served(app, Counted) as connect:
+        gc.disable()
+        try:
+            yield connect
+            await gone.wait()
+        finally:
+            gc.enable()

@@ -58,6 +58,19 @@ class World(Running):
     def url(self) -> str:
         return str(self.client.base_url).rstrip("/")
 
+    def goes_on(self, task_id: str) -> None:
+        """Have a task run until the page's first step, and the receiver busy until the second."""
+
+        def ends() -> None:
+            self.upstream.add_task(task_id, Plan())
+
+        def answers() -> None:
+            self.hooks.answer = 204, ""
+
+        self.upstream.add_task(task_id, Plan(outcome="never"))
+        self.hooks.answer = 503, "busy"
+        self.hooks.steps = [ends, answers]
+
     async def died(self, *names: str) -> list[str]:
         """Register callbacks that the receiver refuses for good, and return their ids."""
         self.hooks.answer = 410, "gone"
@@ -90,16 +103,7 @@ async def world(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator
 
 async def test_a_callback_is_found_and_followed_live(world: World) -> None:
     """Sign in after a slip, find it while it waits, watch it become delivered without a further load; sign out."""
-    world.hooks.answer = 503, "busy"
-
-    def ends() -> None:
-        world.upstream.add_task("task-cat", Plan())
-
-    def answers() -> None:
-        world.hooks.answer = 204, ""
-
-    world.hooks.steps = [ends, answers]
-    world.upstream.add_task("task-cat", Plan(outcome="never"))
+    world.goes_on("task-cat")
     await world.registered("task-cat", world.hooks_url)
     about = {"token": TOKEN, "task": "task-cat", "go": world.hooks_url}
     steps = (await browse("follow", world.url, **about))["steps"]
@@ -118,16 +122,7 @@ async def test_a_callback_is_found_and_followed_live(world: World) -> None:
 
 async def test_who_reads_a_live_page_is_not_disturbed(world: World) -> None:
     """Where Cancel was in focus it stays, and is not Redeliver then; a text that is selected waits to be copied."""
-    world.hooks.answer = 503, "busy"
-
-    def ends() -> None:
-        world.upstream.add_task("task-cat", Plan())
-
-    def answers() -> None:
-        world.hooks.answer = 204, ""
-
-    world.hooks.steps = [ends, answers]
-    world.upstream.add_task("task-cat", Plan(outcome="never"))
+    world.goes_on("task-cat")
     callback_id = await world.registered("task-cat", world.hooks_url)
     steps = (await browse("hold", world.url, token=TOKEN, callback=callback_id, go=world.hooks_url))["steps"]
     assert steps == {"focused": "Cancel", "kept": True}

@@ -1,8 +1,6 @@
 """A flood of small chunks in a request's body: others have their turn meanwhile, and nothing of it is lost or late."""
 
 import asyncio
-import gc
-import weakref
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ from uvicorn.server import ServerState
 from gateway.serve.asgi import server_config
 from gateway.serve.inbound import InboundProtocol
 from tests.fuzz.wire import Wire
-from tests.peer import GET, App, served
+from tests.peer import GET, App, freed
 
 HEAD = b"POST /%b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
@@ -231,26 +229,13 @@ async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("end", ["lost", "refused", "answered"])
 async def test_an_ended_connection_is_freed_at_once(end: str) -> None:
     """What waits and its connection know each other; the garbage collector would come late for thousands of them."""
-    freed = asyncio.Event()
-
-    class Counted(InboundProtocol):
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-            super().connection_made(transport)
-            refs.append(weakref.ref(self, lambda _: freed.set()))
-
-    refs: list[weakref.ref[Counted]] = []
-    async with served(App(), Counted) as connect:
+    async with freed(App()) as connect:
         peer = await connect()
-        gc.disable()
-        try:
-            await peer.send(HEAD % b"body", ONES)
-            if end == "refused":
-                await peer.send(b"zz\r\n")
-                await peer.refused(400, "invalid_request")
-            elif end == "answered":
-                await peer.send(LAST)
-                assert (await peer.answer())[2] == b"x" * 6000
-            peer.writer.transport.abort()
-            await freed.wait()
-        finally:
-            gc.enable()
+        await peer.send(HEAD % b"body", ONES)
+        if end == "refused":
+            await peer.send(b"zz\r\n")
+            await peer.refused(400, "invalid_request")
+        elif end == "answered":
+            await peer.send(LAST)
+            assert (await peer.answer())[2] == b"x" * 6000
+        peer.writer.transport.abort()

@@ -1,15 +1,13 @@
 """Answers before the end of a body: the client reads its answer, and the rest of the body has limits."""
 
 import asyncio
-import gc
-import weakref
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from gateway.serve.inbound import InboundProtocol
-from tests.peer import GET, App, Watched, served
+from tests.peer import GET, App, Watched, freed, served
 
 
 async def test_a_body_that_nobody_wants_ends_in_time() -> None:
@@ -177,23 +175,10 @@ async def test_a_body_that_nobody_wants_does_not_hold_the_shutdown() -> None:
 @pytest.mark.parametrize("path", [b"/body", b"/refuse"])
 async def test_an_ended_connection_leaves_nothing_to_collect(path: bytes) -> None:
     """Its memory comes back with its end, not with the next garbage collection, however it closed."""
-    freed = asyncio.Event()
-
-    class Counted(InboundProtocol):
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            refs.append(weakref.ref(self, lambda _: freed.set()))
-
-    refs: list[weakref.ref[Counted]] = []
-    async with served(App(), Counted) as connect:
+    async with freed(App()) as connect:
         peer = await connect()
-        gc.disable()
-        try:
-            await peer.send(b"POST " + path + b" HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nbo")
-            if path == b"/body":
-                await peer.send(b"d")
-            await peer.answer()
-            peer.writer.write_eof()
-            await freed.wait()
-        finally:
-            gc.enable()
+        await peer.send(b"POST " + path + b" HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nbo")
+        if path == b"/body":
+            await peer.send(b"d")
+        await peer.answer()
+        peer.writer.write_eof()

@@ -111,6 +111,13 @@ class Round:
             await self.at(self.clock.monotonic() + 2)
 
 
+async def leads(upstreams: str) -> Round:
+    """Return a replica alone, that has made its first round and leads them all."""
+    its = Round(upstreams)
+    await its.at(0)
+    return its
+
+
 def test_a_lease_that_has_not_begun_or_has_ended_is_not_closing() -> None:
     """That is a term's, and who shares with nobody has one without an end, in epoch 0."""
 
@@ -238,8 +245,7 @@ def test_a_renewal_tells_whether_it_is_still_this_replicas(epoch: int | None, to
     """In the same epoch; taken up anew in another one; or it is another's."""
 
     async def main() -> None:
-        its = Round("x")
-        await its.at(0)
+        its = await leads("x")
         its.others.epochs["x"] = epoch
         if epoch is None:
             its.others.led = {"x"}
@@ -255,8 +261,7 @@ def test_a_lease_that_is_over_is_noticed_before_the_next_is_asked_for() -> None:
     """What belongs to the term is let go of, whatever the database answers."""
 
     async def main() -> None:
-        its = Round("x")
-        await its.at(0)
+        its = await leads("x")
         its.others.broken = {"standing"}
         await its.at(LEASE_S - MARGIN_S)
         assert its.pollers["x"].told == [1, None]
@@ -340,8 +345,7 @@ def test_polls_that_are_under_way_hold_a_hand_over_up_for_five_seconds() -> None
     """And what was handed over is left to others for five more."""
 
     async def main() -> None:
-        its = Round("xy")
-        await its.at(0)
+        its = await leads("xy")
         its.others.replicas = 2
         its.pollers["y"].idle = False
         for time_s in (2, 8, 14, 20, 26, 32, 36.875):
@@ -362,8 +366,7 @@ def test_what_nobody_wants_is_handed_over_ever_more_seldom() -> None:
     """Twice as long each time, an hour at most; and as soon as at first where the replicas are others."""
 
     async def main() -> None:
-        its = Round("xy")
-        await its.at(0)
+        its = await leads("xy")
         its.others.replicas = 2
         await its.rounds(9000, lambda: len(its.others.times("resign", "y")) == 8)
         spans = [after - before for before, after in pairwise(its.others.times("resign", "y"))]
@@ -381,8 +384,7 @@ def test_at_its_end_nothing_begins_and_what_is_led_is_renewed_every_other_second
     """Until its polls are answered, or the time is up."""
 
     async def main() -> None:
-        its = Round("xy")
-        await its.at(0)
+        its = await leads("xy")
         its.pollers["y"].idle = False
         await its.until(1)
         draining = asyncio.create_task(its.loop.drain(5.0))
@@ -404,8 +406,7 @@ def test_an_end_without_time_waits_for_nothing() -> None:
     """What is under way then is cut short: it is resigned in that moment."""
 
     async def main() -> None:
-        its = Round("x")
-        await its.at(0)
+        its = await leads("x")
         its.pollers["x"].idle = False
         await its.until(3)
         async with asyncio.timeout(1):
@@ -419,8 +420,7 @@ def test_an_end_without_the_database_asks_once() -> None:
     """Each question may take a time limit: what is led ends by itself."""
 
     async def main() -> None:
-        its = Round("xyz")
-        await its.at(0)
+        its = await leads("xyz")
         its.others.broken = {"resign"}
         async with asyncio.timeout(10):
             await its.loop.drain(5.0)
