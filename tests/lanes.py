@@ -3,10 +3,11 @@
 import asyncio
 from itertools import count
 
-from gateway.core.model import DueCallback, Format, Lane, Share
+from gateway.core.model import DueCallback, Lane, Share
 from gateway.store import Store
 from gateway.webhook.body import webhook_body
 from gateway.webhook.bulkhead import Bulkhead
+from tests.nouns import due_webhook
 
 __all__ = ["body_sent", "claim_webhooks", "end_one", "fill", "lane", "webhook", "well"]
 
@@ -19,22 +20,14 @@ def lane(name: str, client: str = "ann") -> Lane:
 
 def webhook(on: Lane, *, retry: bool = False) -> DueCallback:
     seq = next(_seqs)
-    return DueCallback(
+    return due_webhook(
         seq=seq,
         id=f"cb_{seq}",
-        task_id="t",
         client=on.client,
         url=on.receiver,
         receiver=on.receiver,
-        format=Format.STANDARD,
-        body=b"{}",
-        body_bytes=2,
         attempts=int(retry),
         budget_used=int(retry),
-        redeliveries=0,
-        due_at=0,
-        fence=0,
-        trace=None,
     )
 
 

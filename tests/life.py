@@ -15,7 +15,7 @@ from gateway.core.clock import Clock, FollowingClock
 from gateway.core.errors import StoreError
 from gateway.core.ids import new_callback_id
 from gateway.core.memory import Memory
-from gateway.core.model import Callback, DueTask, Format, NewCallback
+from gateway.core.model import Callback, Format, NewCallback
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps
@@ -38,6 +38,7 @@ from gateway.webhook.limits import ReceiverLimits
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Found, Sender, SendResult
 from tests.claims import Claiming
+from tests.nouns import due_task
 from tests.virtualtime import InlineConnection, VirtualClock
 
 __all__ = ["FORGETS", "FREE", "PROFILE", "Life", "ScriptedSender", "ScriptedUpstream", "Transport", "sent_url", "until"]
@@ -98,19 +99,7 @@ class ScriptedSender(Sender):
 def teach(timetable: Timetable, model: str | None, durations_s: Iterable[float]) -> None:
     """Let tasks of a model end that took so long; nobody's that anything else is registered by."""
     for duration_s in durations_s:
-        task = DueTask(
-            seq=0,
-            upstream="up",
-            watchers="teacher",
-            task_id="taught",
-            created_at=0,
-            born_at=0,
-            model=model,
-            polls=0,
-            failures=0,
-            last_polled_at=None,
-            due_at=0,
-        )
+        task = due_task(watchers="teacher", created_at=0, born_at=0, model=model)
         timetable.ended(task, model, 0, duration_s, told=True)
 
 

@@ -24,6 +24,7 @@ from gateway.store import Store
 from gateway.webhook.body import body_template, record_parts
 from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks
+from tests.nouns import NOW
 
 __all__ = [
     "ABANDONED",
@@ -46,7 +47,6 @@ __all__ = [
     "settle",
 ]
 
-NOW = 1_777_460_000_000
 LIMIT_S = 10
 SUCCESS = Outcome(state=TaskState.SUCCESS, data='{"taskId":"t","result":{"text":"Füße 🐈"}}'.encode())
 FAIL = Outcome(state=TaskState.FAIL, data=b'{"taskId":"t","failMsg":"no \\"luck\\""}')

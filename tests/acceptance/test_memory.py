@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.core.ids import new_callback_id
-from gateway.core.model import NewCallback, Outcome, Settlement, TaskState
+from gateway.core.model import Outcome, Settlement, TaskState
 from gateway.serve.asgi import serve_asgi
 from gateway.store.sqlite.store import SqliteStore
 from tests.acceptance.test_limits import peak_bytes
 from tests.crash.process import LIMIT_S
+from tests.storing import NOW, new
 from tests.waiting import a_moment
 
 MIB = 1024 * 1024
@@ -111,25 +111,13 @@ async def owe(path: Path, url: str, count: int, size: int) -> None:
     """Leave a database in which so many large webhooks are due."""
     store = SqliteStore(path)
     await store.open()
-    now = 1_777_460_000_000
     outcome = Outcome(state=TaskState.SUCCESS, data=b'{"taskId":"t","result":%b}' % image(size))
-    new = [
-        NewCallback(
-            id=new_callback_id(now),
-            client="default",
-            upstream="aigptimage",
-            task_id=f"task-{number}",
-            url=f"{url}/hook",
-            metadata=b"{}",
-            timeout_s=3600,
-            created_at=now,
-            first_poll_at=now,
-        )
-        for number in range(count)
+    owed = [
+        new(f"task-{number}", client="default", upstream="aigptimage", url=f"{url}/hook") for number in range(count)
     ]
     ends = [
-        Settlement(upstream="aigptimage", seq=made.callback.task.seq, outcome=outcome, settled_at=now, polls=1)
-        for made in await store.registry.register(new)
+        Settlement(upstream="aigptimage", seq=made.callback.task.seq, outcome=outcome, settled_at=NOW, polls=1)
+        for made in await store.registry.register(owed)
     ]
     await asyncio.gather(*map(store.tasks.settle, ends))
     await store.close()

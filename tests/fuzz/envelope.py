@@ -24,6 +24,7 @@ from gateway.upstream.answer import PollKind, PollResult, read_answer, read_crea
 from gateway.upstream.envelope import new_record, record_envelope, told_envelope
 from gateway.webhook.body import body_template
 from tests.fuzz.target import Target, mangled
+from tests.nouns import task
 
 __all__ = ["TARGET", "Case", "check"]
 
@@ -123,18 +124,7 @@ def _check_words(profile: Profile, body: bytes) -> None:
 
 def _task(result: PollResult) -> Task:
     assert result.outcome is not None
-    return Task(
-        seq=1,
-        upstream="x",
-        task_id=TASK,
-        state=result.outcome.state,
-        polls=1,
-        created_at=1_777_474_689_524,
-        last_polled_at=None,
-        next_poll_at=None,
-        last_error=None,
-        outcome=result.outcome.data,
-    )
+    return task(task_id=TASK, state=result.outcome.state, polls=1, next_poll_at=None, outcome=result.outcome.data)
 
 
 _odd_values = st.sampled_from(

@@ -11,16 +11,15 @@ from starlette.responses import Response
 from gateway.api.scrapes import BacklogMetrics
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError
-from gateway.core.ids import new_callback_id
-from gateway.core.model import Backlog, NewCallback
+from gateway.core.model import Backlog
 from gateway.core.telemetry import Metrics
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.store.sqlite.store import SqliteStore
+from tests.nouns import NOW
 from tests.running import running
-
-NOW = 1_777_460_000_000
+from tests.storing import new
 
 
 class Clock(SystemClock):
@@ -84,22 +83,7 @@ def shown(metrics: Metrics, name: str) -> dict[str, float]:
 
 
 async def register(store: Store, task_id: str) -> None:
-    now = store._clock.now()
-    await store.registry.register(
-        [
-            NewCallback(
-                id=new_callback_id(now),
-                client="ann",
-                upstream="up",
-                task_id=task_id,
-                url="https://app.example.com/hooks",
-                metadata=b"{}",
-                timeout_s=3600,
-                created_at=now,
-                first_poll_at=now,
-            )
-        ]
-    )
+    await store.registry.register([new(task_id, at=store._clock.now())])
 
 
 async def test_what_is_late_grows_later_between_two_counts(

@@ -8,39 +8,11 @@ import pytest
 from gateway.app.build import build
 from gateway.config.load import load
 from gateway.core.clock import SystemClock
-from gateway.core.model import CALLBACK_MOVES, Callback, CallbackState, Format, Task, TaskState
+from gateway.core.model import CALLBACK_MOVES, Callback, CallbackState
 from gateway.store.registry import StoreRegistry
+from tests.nouns import NOW, callback
 
-NOW = 1_777_460_000_000
-TASK = Task(
-    seq=1,
-    upstream="aigptimage",
-    task_id="task_1",
-    state=TaskState.SUCCESS,
-    polls=1,
-    created_at=NOW,
-    last_polled_at=NOW,
-    next_poll_at=None,
-    last_error=None,
-)
-REDELIVERED = Callback(
-    seq=1,
-    id="cb_1",
-    client="default",
-    url="https://app.example.com/hooks",
-    receiver="https://app.example.com",
-    metadata=b"{}",
-    timeout_s=3600,
-    format=Format.STANDARD,
-    state=CallbackState.PENDING,
-    created_at=NOW,
-    expires_at=NOW + 3_600_000,
-    attempts=1,
-    next_attempt_at=NOW,
-    delivered_at=None,
-    last_error=None,
-    task=TASK,
-)
+REDELIVERED = callback(client="default", state=CallbackState.PENDING, attempts=1, next_attempt_at=NOW)
 
 
 @pytest.mark.parametrize("found", CallbackState)

@@ -9,7 +9,6 @@ from unittest.mock import Mock
 import pytest
 
 from gateway.core.errors import StoreError
-from gateway.core.ids import new_callback_id
 from gateway.core.model import (
     Attempt,
     AttemptRecord,
@@ -17,7 +16,6 @@ from gateway.core.model import (
     Callback,
     DueCallback,
     Lane,
-    NewCallback,
     Outcome,
     Settlement,
     Share,
@@ -29,8 +27,9 @@ from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.limits import ReceiverLimits, Usage
 from tests.claims import Claiming
 from tests.lanes import claim_webhooks, fill, lane, webhook, well
+from tests.nouns import NOW
+from tests.storing import new
 
-NOW = 1_777_460_000_000
 APP = "https://app.example.com/hooks"
 
 _numbers = count()
@@ -47,22 +46,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 async def owed(store: SqliteStore, *urls: str, at: int = NOW, client: str = "ann") -> list[Callback]:
     """Register callbacks on a task, and settle it: their webhooks are due."""
     task_id = f"task-{next(_numbers)}"
-    made = await store.registry.register(
-        [
-            NewCallback(
-                id=new_callback_id(at),
-                client=client,
-                upstream="up",
-                task_id=task_id,
-                url=url,
-                metadata=b"{}",
-                timeout_s=3600,
-                created_at=at,
-                first_poll_at=at,
-            )
-            for url in urls
-        ]
-    )
+    made = await store.registry.register([new(task_id, client=client, url=url, at=at) for url in urls])
     callbacks = [one.callback for one in made]
     outcome = Outcome(state=TaskState.SUCCESS, data=b"{}")
     seq = callbacks[0].task.seq

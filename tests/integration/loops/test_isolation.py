@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from gateway.core.clock import SystemClock
-from gateway.core.ids import new_callback_id
 from gateway.core.memory import Memory
-from gateway.core.model import DueCallback, NewCallback, Outcome, Settlement, TaskState
+from gateway.core.model import DueCallback, Outcome, Settlement, TaskState
 from gateway.core.telemetry import Metrics
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.supervisor import Supervisor
@@ -26,6 +25,7 @@ from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Sender
 from tests.life import SECRET
 from tests.nameserver import NO_SUCH_NAME, Nameserver, serve_names
+from tests.storing import new
 from tests.waiting import until
 
 CROWD = 300
@@ -55,22 +55,7 @@ class Stand:
     async def owe(self, *urls: str, client: str = "ann", task_id: str = "t", result: str = "") -> list[str]:
         """Register callbacks of a task that has ended; return their ids."""
         now = self.clock.now()
-        made = await self.store.registry.register(
-            [
-                NewCallback(
-                    id=new_callback_id(now),
-                    client=client,
-                    upstream="up",
-                    task_id=task_id,
-                    url=url,
-                    metadata=b"{}",
-                    timeout_s=3600,
-                    created_at=now,
-                    first_poll_at=now,
-                )
-                for url in urls
-            ]
-        )
+        made = await self.store.registry.register([new(task_id, client=client, url=url, at=now) for url in urls])
         data = json.dumps({"taskId": task_id, "state": "success", "result": result}).encode()
         outcome = Outcome(state=TaskState.SUCCESS, data=data)
         seq = made[0].callback.task.seq

@@ -16,16 +16,13 @@ from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.durations import of_model
 from gateway.upstream.timetable import took_s
 from tests.life import Life, ScriptedUpstream, Transport, teach, until
+from tests.nouns import due_task
 from tests.polling import SUCCESS, Upstream, answer, done, running, unreachable
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 
-def due(created_s: float = 0.0, **changes: Any) -> DueTask:
-    given = {"born_at": None, "model": None, "polls": 0, "failures": 0, "last_polled_at": None}
-    created_at = EPOCH + round(created_s * 1000)
-    return DueTask(
-        seq=1, upstream="up", watchers="", task_id="t", created_at=created_at, due_at=created_at, **{**given, **changes}
-    )
+def due(created_s: float = 0.0, **members: Any) -> DueTask:
+    return due_task(created_at=EPOCH + round(created_s * 1000), **members)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.ids import new_callback_id
-from gateway.core.model import DueTask, NewCallback, PollRecord, Registration
+from gateway.core.model import DueTask, PollRecord, Registration
 from gateway.loops.pollshares import PollShares
 from gateway.store.sqlite.store import SqliteStore
+from tests.nouns import NOW
+from tests.storing import new
 
-NOW = 1_777_460_000_000
 PLACES = 1000  # nobody's tasks wait for one of their own
 
 
@@ -24,21 +24,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 async def registered(store: SqliteStore, *numbers: int, client: str) -> list[Registration]:
-    asked = [
-        NewCallback(
-            id=new_callback_id(NOW),
-            client=client,
-            upstream="up",
-            task_id=f"task-{number}",
-            url="https://app.example.com/hooks",
-            metadata=b"{}",
-            timeout_s=3600,
-            created_at=NOW,
-            first_poll_at=NOW,
-        )
-        for number in numbers
-    ]
-    return await store.registry.register(asked)
+    return await store.registry.register([new(f"task-{number}", client=client) for number in numbers])
 
 
 def by_number(task: DueTask) -> float:

@@ -12,8 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.core.ids import new_callback_id
-from gateway.core.model import NewCallback, Outcome, TaskState
+from gateway.core.model import Outcome, TaskState
 from gateway.core.ratelimit import RateWindow
 from gateway.simulator.app import SimulatedUpstream
 from gateway.simulator.faults import Fault, FaultKind
@@ -21,6 +20,7 @@ from gateway.simulator.scenario import Plan, parse_windows
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.webhook.sender import SendResult
 from tests.life import Life, ScriptedSender, ScriptedUpstream, Transport, until
+from tests.storing import new
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 DAY_S = 86_400.0
@@ -177,15 +177,11 @@ def test_thousands_of_tasks_that_finish_at_the_same_second(tmp_path: Path, capsy
             now = clock.now()
             await life.store.registry.register(
                 [
-                    NewCallback(
-                        id=new_callback_id(now),
+                    new(
+                        f"t{i}",
                         client="",
-                        upstream="up",
-                        task_id=f"t{i}",
-                        url="https://app.example/hook",
-                        metadata=b"{}",
                         timeout_s=86_400,
-                        created_at=now,
+                        at=now,
                         first_poll_at=life.timetable.first_poll_at(now, "", None),
                     )
                     for i in range(first, first + 1000)

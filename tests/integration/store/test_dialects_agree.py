@@ -19,7 +19,6 @@ from gateway.core.model import (
     AttemptResult,
     Callback,
     CallbackState,
-    DueCallback,
     Format,
     Outcome,
     PollRecord,
@@ -34,6 +33,7 @@ from gateway.store.sqlite import createsql, sql, watchsql
 from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.engine import drive
 from tests.interleaving import Ports, World, ports
+from tests.nouns import due_webhook
 from tests.postgres import Database
 from tests.storing import NOW, new
 from tests.unit.store.test_moves import MIGRATIONS
@@ -288,10 +288,9 @@ class Chance:
         again = self.now + 50 if result in (AttemptResult.RETRY, AttemptResult.INTERRUPTED) else None
 
         def make(ports: Ports, seqs: dict[str, int]) -> Work[Any]:
-            claim = DueCallback(
-                seq=seqs[row[0]], id=row[0], task_id="t", client=row[2], url=row[3], receiver=row[4],
-                format=Format.STANDARD, attempts=row[11], budget_used=row[12], redeliveries=redeliveries, due_at=0,
-                fence=0, trace=None, body_bytes=0, body=None,
+            claim = due_webhook(
+                seq=seqs[row[0]], id=row[0], client=row[2], url=row[3], receiver=row[4], attempts=row[11],
+                budget_used=row[12], redeliveries=redeliveries, body_bytes=0, body=None,
             )  # fmt: skip
             return ports.outbox.record_kind.apply([AttemptRecord(claim=claim, attempt=attempt, next_attempt_at=again)])
 

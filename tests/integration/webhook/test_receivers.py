@@ -26,6 +26,7 @@ from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 from gateway.webhook.receivers import Receivers
 from gateway.webhook.sender import Sender, SendResult
 from tests.egressproxy import RunningProxy, egress_proxy
+from tests.nouns import due_webhook
 from tests.waiting import until
 
 OK = b"HTTP/1.1 204 No Content\r\n\r\n"
@@ -389,23 +390,7 @@ async def test_an_own_time_limit(sending: Any, raw_server: Any) -> None:
 
 
 def claim(url: str, client: str = "default") -> DueCallback:
-    return DueCallback(
-        seq=1,
-        id="cb_1",
-        task_id="t",
-        client=client,
-        url=url,
-        receiver="",
-        format=Format.RECORD,
-        attempts=0,
-        budget_used=0,
-        redeliveries=0,
-        due_at=0,
-        fence=0,
-        trace=None,
-        body_bytes=2,
-        body=b"{}",
-    )
+    return due_webhook(client=client, url=url, receiver="", format=Format.RECORD)
 
 
 async def test_own_secret_and_headers(sending: Any) -> None:

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.core.model import TASK_MOVES, AttemptResult, Callback, CallbackState, Format, NewCallback, Task, TaskState
+from gateway.core.model import TASK_MOVES, AttemptResult, Callback, CallbackState, Format, NewCallback, TaskState
+from tests.nouns import callback
 
 NOW = 1_795_428_033_120
 
@@ -31,35 +32,7 @@ def new_callback(
 
 
 def existing(metadata: bytes, timeout_s: int = 3600) -> Callback:
-    task = Task(
-        seq=1,
-        upstream="aigptimage",
-        task_id="task_1",
-        state=TaskState.WAITING,
-        polls=0,
-        created_at=NOW,
-        last_polled_at=None,
-        next_poll_at=NOW,
-        last_error=None,
-    )
-    return Callback(
-        seq=1,
-        id="cb_old",
-        client="default",
-        url="https://app.example.com/hooks",
-        receiver="https://app.example.com",
-        metadata=metadata,
-        timeout_s=timeout_s,
-        format=Format.STANDARD,
-        state=CallbackState.WAITING,
-        created_at=NOW,
-        expires_at=NOW + timeout_s * 1000,
-        attempts=0,
-        next_attempt_at=None,
-        delivered_at=None,
-        last_error=None,
-        task=task,
-    )
+    return callback(client="default", metadata=metadata, timeout_s=timeout_s)
 
 
 def test_the_words_of_the_states() -> None:

@@ -6,42 +6,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Format, Task, TaskState
+from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, TaskState
 from gateway.core.pollhistory import PastPoll, Why
 from gateway.dashboard.facts import ModelFacts, Paused
 from gateway.dashboard.polls import drawn
 from gateway.dashboard.timeline import LinePoint, _how_it_ended, _result_urls, moments
+from tests import nouns
+from tests.nouns import NOW
 
-NOW = 1_777_460_000_000
-TASK = Task(
-    seq=1,
-    upstream="up",
-    task_id="task-1",
-    state=TaskState.WAITING,
-    polls=0,
-    created_at=NOW,
-    last_polled_at=None,
-    next_poll_at=NOW + 3000,
-    last_error=None,
-)
-CALLBACK = Callback(
-    seq=1,
-    id="cb_1",
-    client="ann",
-    url="https://app.example.com/hooks",
-    receiver="https://app.example.com",
-    metadata=b"{}",
-    timeout_s=3600,
-    format=Format.STANDARD,
-    state=CallbackState.WAITING,
-    created_at=NOW,
-    expires_at=NOW + 3_600_000,
-    attempts=0,
-    next_attempt_at=None,
-    delivered_at=None,
-    last_error=None,
-    task=TASK,
-)
+TASK = nouns.task(next_poll_at=NOW + 3000)
+CALLBACK = nouns.callback(task=TASK)
 
 
 def callback(task: dict[str, Any] | None = None, **changes: Any) -> Callback:

@@ -18,23 +18,12 @@ from gateway.loops.pollresults import PollResults
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.timetable import Planned
 from tests.manual import ROOT
+from tests.nouns import due_task
 
 PROFILE = parse_profile((ROOT / "config/upstreams/kie.toml").read_text("utf-8"), "kie.toml")
 NOW, STEADY = 1_800_000_050_000, 50.0
 ASKED = Moment(NOW - 200, STEADY - 0.2)
-CLAIM = DueTask(
-    seq=7,
-    upstream="up",
-    watchers="ann",
-    task_id="task_7",
-    created_at=NOW - 50_000,
-    born_at=None,
-    model=None,
-    polls=0,
-    failures=0,
-    last_polled_at=None,
-    due_at=NOW - 10_000,
-)
+CLAIM = due_task(seq=7, task_id="task_7", created_at=NOW - 50_000, due_at=NOW - 10_000)
 AGAIN = msgspec.structs.replace(CLAIM, polls=3, last_polled_at=NOW - 20_000, born_at=NOW - 60_000, model="known")
 RUNNING = PollResult(kind=PollKind.RUNNING)
 DONE = PollResult(kind=PollKind.TERMINAL, outcome=Outcome(state=TaskState.SUCCESS, data=b"{}"))

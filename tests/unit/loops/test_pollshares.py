@@ -9,8 +9,8 @@ import pytest
 from gateway.core.errors import StoreError
 from gateway.core.model import DueGroup, DueTask
 from gateway.loops.pollshares import PollShares
+from tests.nouns import NOW, due_task
 
-NOW = 1_777_460_000_000
 AMPLE = 1000  # places: nobody's tasks wait for one of their own
 
 _seqs = count(1)
@@ -26,20 +26,8 @@ class Queue:
 
     def add(self, *numbers: int, watchers: str = "ann", due_at: Callable[[int], int] = lambda _: NOW) -> None:
         for number in numbers:
-            task = DueTask(
-                seq=next(_seqs),
-                upstream="up",
-                watchers=watchers,
-                task_id=f"task-{number}",
-                created_at=NOW,
-                born_at=None,
-                model=None,
-                polls=0,
-                failures=0,
-                last_polled_at=None,
-                due_at=due_at(number),
-            )
-            self.tasks.append(task)
+            about = {"watchers": watchers, "task_id": f"task-{number}", "due_at": due_at(number)}
+            self.tasks.append(due_task(seq=next(_seqs), **about))
         self.tasks.sort(key=lambda task: task.due_at)
 
     def unclaimed(self, watchers: str | None = None) -> list[DueTask]:

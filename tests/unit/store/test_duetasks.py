@@ -10,6 +10,7 @@ from gateway.core.errors import StoreError
 from gateway.core.model import DueGroup, DueTask
 from gateway.store.duetasks import DueTasks
 from gateway.store.sqlite import sql
+from tests.nouns import due_task
 
 NOW = 1000
 GROUPS = [("a", "ann", 10), ("a", "bob", 20), ("a", "cyd", 30), ("b", "ann", 40), ("c", "ann", 50)]
@@ -56,19 +57,7 @@ def of(upstream: str) -> list[DueGroup]:
 
 
 def task(seq: int, upstream: str, watchers: str) -> DueTask:
-    return DueTask(
-        seq=seq,
-        upstream=upstream,
-        watchers=watchers,
-        task_id=f"task_{seq}",
-        created_at=0,
-        born_at=None,
-        model=None,
-        polls=0,
-        failures=0,
-        last_polled_at=None,
-        due_at=5,
-    )
+    return due_task(seq=seq, upstream=upstream, watchers=watchers, due_at=5)
 
 
 async def test_one_process_finds_out_everything_when_it_opens() -> None:

@@ -13,6 +13,7 @@ from gateway.config.profilefile import config_dir, parse_profile, read_profiles
 from gateway.core.model import Task, TaskState
 from gateway.upstream.answer import PollKind, read_answer
 from gateway.upstream.envelope import error_envelope, new_record, record_envelope
+from tests import nouns
 
 PROFILES = read_profiles([config_dir() / "upstreams"])[0]
 PROFILE = PROFILES["aigptimage"]
@@ -22,21 +23,14 @@ CREATED_AT = 1777474689024
 
 
 def task(state: TaskState = TaskState.WAITING, outcome: bytes | None = None, **members: Any) -> Task:
-    return Task(
-        **{
-            "seq": 1,
-            "upstream": "aigptimage",
-            "task_id": TASK,
-            "state": state,
-            "polls": 1,
-            "created_at": CREATED_AT + 500,
-            "last_polled_at": None,
-            "next_poll_at": None,
-            "last_error": None,
-            "outcome": outcome,
-            **members,
-        }
-    )
+    about = {
+        "upstream": "aigptimage",
+        "task_id": TASK,
+        "polls": 1,
+        "created_at": CREATED_AT + 500,
+        "next_poll_at": None,
+    }
+    return nouns.task(**about | {"state": state, "outcome": outcome} | members)
 
 
 def settled(answer: bytes, task_id: str = TASK, profile: str = "aigptimage") -> Task:

@@ -12,6 +12,7 @@ from gateway.upstream.durations import of_client, of_model
 from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollSchedule
 from gateway.upstream.timetable import Timetable
+from tests.nouns import due_task
 from tests.virtualtime import EPOCH, VirtualClock, run_virtual
 
 
@@ -123,19 +124,9 @@ def test_a_task_whose_polls_fail_is_less_urgent() -> None:
 
     async def main() -> list[float]:
         table = timetable()
-        asked = {"born_at": None, "model": None, "polls": 9, "last_polled_at": EPOCH - 40_000, "due_at": EPOCH}
+        asked = {"polls": 9, "last_polled_at": EPOCH - 40_000, "due_at": EPOCH}
         return [
-            table.urgency(
-                DueTask(
-                    seq=1,
-                    upstream="up",
-                    watchers="",
-                    task_id="t",
-                    created_at=EPOCH - 60_000,
-                    failures=failures,
-                    **asked,
-                )  # type: ignore[arg-type]
-            )
+            table.urgency(due_task(created_at=EPOCH - 60_000, failures=failures, **asked))
             for failures in (0, 1, 3, 8, 50)
         ]
 
@@ -158,19 +149,7 @@ def test_a_task_of_which_nothing_is_known_is_as_urgent_as_its_clients_others() -
 
 
 def due(watchers: str, late_s: float = 0.0) -> DueTask:
-    return DueTask(
-        seq=1,
-        upstream="up",
-        watchers=watchers,
-        task_id="t",
-        created_at=EPOCH,
-        born_at=None,
-        model=None,
-        polls=0,
-        failures=0,
-        last_polled_at=None,
-        due_at=EPOCH - round(late_s * 1000),
-    )
+    return due_task(watchers=watchers, created_at=EPOCH, due_at=EPOCH - round(late_s * 1000))
 
 
 def test_a_short_budget_is_short_for_those_who_want_more_than_their_share() -> None:

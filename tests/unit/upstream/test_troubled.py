@@ -1,13 +1,12 @@
 """What is remembered of tasks whose polls went wrong: when one is given up, and when it is the upstream that errs."""
 
-from typing import Any
-
 import pytest
 
 from gateway.core.model import DueTask
 from gateway.upstream import troubled
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.troubled import Troubled
+from tests.nouns import due_task
 
 AT = 1_777_460_000_000  # the wall clock where the steady one says 0
 UNKNOWN, RUNNING = PollResult(kind=PollKind.NOT_KNOWN), PollResult(kind=PollKind.RUNNING)
@@ -28,11 +27,7 @@ class Key:
 
 def task(seq: int = 1, *, created_s: float = 0.0, told: bool = False) -> DueTask:
     created_at = AT + round(created_s * 1000)
-    given: dict[str, Any] = {"model": None, "polls": 0, "failures": 0, "last_polled_at": None, "watchers": "default"}
-    born_at = created_at if told else None
-    return DueTask(
-        seq=seq, upstream="up", task_id="t", created_at=created_at, due_at=created_at, born_at=born_at, **given
-    )
+    return due_task(seq=seq, created_at=created_at, born_at=created_at if told else None)
 
 
 def after(polls: list[tuple[float, PollResult]], one: DueTask) -> tuple[Troubled, bool]:

@@ -8,28 +8,13 @@ from structlog.testing import capture_logs
 from gateway.core.model import DueCallback, Format
 from gateway.signature import Signer, make_secret, parse_secrets
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
+from tests.nouns import due_webhook
 
 DEFAULT, SHOP = parse_secrets(make_secret()), parse_secrets(make_secret())
 
 
 def claim(client: str, shape: Format = Format.STANDARD, trace: str | None = None) -> DueCallback:
-    return DueCallback(
-        seq=1,
-        id="cb_1",
-        task_id="task_1",
-        client=client,
-        url="https://a.example/",
-        receiver="a.example:443",
-        format=shape,
-        body=b"{}",
-        body_bytes=2,
-        attempts=0,
-        budget_used=0,
-        redeliveries=0,
-        due_at=0,
-        fence=0,
-        trace=trace,
-    )
+    return due_webhook(task_id="task_1", client=client, format=shape, trace=trace)
 
 
 @pytest.fixture

@@ -12,12 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreUnusable
-from gateway.core.ids import new_callback_id
-from gateway.core.model import NewCallback
 from gateway.store.sqlite import database
 from gateway.store.sqlite.store import SqliteStore
-
-NOW = 1_777_460_000_000
+from tests.storing import new
 
 
 @pytest.fixture(autouse=True)
@@ -38,21 +35,7 @@ def modes(folder: Path) -> dict[str, int]:
 
 
 async def register(store: SqliteStore) -> None:
-    await store.registry.register(
-        [
-            NewCallback(
-                id=new_callback_id(NOW),
-                client="ann",
-                upstream="up",
-                task_id="task",
-                url="https://app.example.com/hooks?token=secret",
-                metadata=b"{}",
-                timeout_s=3600,
-                created_at=NOW,
-                first_poll_at=NOW,
-            )
-        ]
-    )
+    await store.registry.register([new(url="https://app.example.com/hooks?token=secret")])
 
 
 async def test_what_is_made_is_private(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.errors import StoreUnusable
-from gateway.core.model import AttemptResult, CallbackState, NewCallback, TaskState
+from gateway.core.model import AttemptResult, CallbackState, TaskState
 from gateway.core.pollhistory import PastPoll, Why
 from gateway.store.sqlite.store import SqliteStore
 from gateway.upstream.durations import of_model
@@ -28,6 +28,7 @@ from gateway.upstream.learned import Learned
 from gateway.webhook.body import webhook_body
 from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks
+from tests.storing import new
 
 ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "gateway" / "store" / "sqlite" / "migrations"
@@ -231,21 +232,7 @@ async def test_no_number_is_given_twice(version: int, tmp_path: Path) -> None:
     store = SqliteStore(path)
     await store.open()
     try:
-        (made,) = await store.registry.register(
-            [
-                NewCallback(
-                    id="cb_new",
-                    client="ann",
-                    upstream="up",
-                    task_id="task-new",
-                    url="https://a.example/1",
-                    metadata=b"{}",
-                    timeout_s=60,
-                    created_at=AT,
-                    first_poll_at=AT,
-                )
-            ]
-        )
+        (made,) = await store.registry.register([new("task-new", at=AT)])
         assert (made.callback.seq, made.callback.task.seq) == (1006, 1004)
     finally:
         await store.close()
