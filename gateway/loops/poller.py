@@ -47,7 +47,7 @@ _FAILED_PAUSE_S = 1.0
 _NEW_PAUSE_S = 5.0
 """So long after its last answer a refused key's new task is asked about: it may be the first that is the key's own …"""
 _NEW_LOOK_S = 1.0
-"""… and looked for so often."""
+"""… and so long after the last look another one is made: when the loop is woken, or else with its heartbeat."""
 
 
 class Poller:
@@ -225,7 +225,7 @@ class Poller:
             started = await self._start_polls(claims, now)
         finally:
             queries.give_back(1 - started)
-        return _NEW_LOOK_S
+        return _NEW_LOOK_S if claims else HEARTBEAT_S  # whoever registers one wakes the loop
 
     async def _start_polls(self, claims: Sequence[DueTask], now: int) -> int:
         """Ask about these tasks, in places taken; return how many that took. Raises StoreError."""

@@ -12,8 +12,9 @@ import pytest
 
 from gateway.config.profile import Profile
 from gateway.config.profilefile import config_dir, read_profiles
-from gateway.core.model import Callback, TaskState
+from gateway.core.model import Callback, DueTask, TaskState
 from gateway.core.ratelimit import RateWindow
+from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.api import Upstream
 from gateway.upstream.key import NEUTRAL_TASK_ID
@@ -416,14 +417,39 @@ def test_an_id_that_is_never_asked_about_vouches_for_no_key(tmp_path: Path) -> N
     run_virtual(main())
 
 
-LOOKS_AT_THE_ID_FIRST = [
-    pytest.param(envelope(status, status), id=f"{status} for an id that there is not")
-    for status in (400, 404, 422, 500)
+def test_a_pause_in_which_nothing_is_registered_is_slept_through(tmp_path: Path) -> None:
+    """New tasks are looked for when one may have come: else no more often than the loop comes round anyway."""
+
+    async def main() -> None:
+        jobs = Jobs({"bad", NEUTRAL_TASK_ID}, REFUSALS["HTTP 403"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        look, looks = life.poller._shares.claim_new, 0
+
+        async def counted(since: int, now: int) -> list[DueTask]:
+            nonlocal looks
+            looks += 1
+            return await look(since, now)
+
+        life.poller._shares.claim_new = counted  # type: ignore[method-assign]
+        await life.register("bad")
+        await until(lambda: life.key.refusal is not None)
+        await asyncio.sleep(3600)
+        assert life.key.refusal is not None
+        assert 0 < looks <= 3600 / HEARTBEAT_S
+        await life.stop()
+
+    run_virtual(main())
+
+
+# What is told of an id that there is not: 422 as 404, and 400 as 500, are the same word to the key.
+EACH_WAY = [
+    pytest.param(envelope(status, status), first, id=f"{status} for an id that there is not, {first}")
+    for status, firsts in ((400, (True,)), (404, (True, False)), (422, (False,)), (500, (True, False)))
+    for first in firsts
 ]
 
 
-@pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("unknown", LOOKS_AT_THE_ID_FIRST)
+@pytest.mark.parametrize(("unknown", "known"), EACH_WAY)
 def test_a_key_that_is_refused_for_all_tasks(
     unknown: Callable[[Profile], httpx.Response], known: bool, tmp_path: Path
 ) -> None:
@@ -524,10 +550,9 @@ def test_a_key_that_its_tasks_refuse_stays_refused_while_none_of_them_is_due(tmp
     run_virtual(main())
 
 
-@pytest.mark.parametrize("rate", [AMPLE, FREE])
-@pytest.mark.parametrize("unknown", LOOKS_AT_THE_ID_FIRST)
+@pytest.mark.parametrize(("unknown", "ample"), EACH_WAY)
 def test_one_task_of_ten_is_its_own_from_the_start(
-    unknown: Callable[[Profile], httpx.Response], rate: tuple[RateWindow, ...], tmp_path: Path
+    unknown: Callable[[Profile], httpx.Response], ample: bool, tmp_path: Path
 ) -> None:
     """Registered at once with nine of another account, with answers that fail now and then: no word against the key."""
 
@@ -545,7 +570,9 @@ def test_one_task_of_ten_is_its_own_from_the_start(
             return await poll(task_id)
 
         jobs.upstream.poll = fails  # type: ignore[method-assign]
-        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=rate).start()
+        life = await Life(
+            tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE if ample else FREE
+        ).start()
         verdicts = Verdicts(life)
         for number in range(10):
             await life.register(f"t{number}")
