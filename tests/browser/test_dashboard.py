@@ -125,7 +125,9 @@ async def test_who_reads_a_live_page_is_not_disturbed(world: World) -> None:
     world.goes_on("task-cat")
     callback_id = await world.registered("task-cat", world.hooks_url)
     steps = (await browse("hold", world.url, token=TOKEN, callback=callback_id, go=world.hooks_url))["steps"]
-    assert steps == {"focused": "Cancel", "kept": True}
+    why = "There is news: it is shown once no text is selected"
+    held = {"held": "Held: text is selected", "why": why, "then": "Live · pause"}
+    assert steps == {"focused": "Cancel", "kept": True} | held, "and it does not say that it is live meanwhile"
 
 
 async def test_a_page_that_cannot_be_followed_is_followed_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

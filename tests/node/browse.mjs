@@ -139,8 +139,12 @@ const scenarios = {
     await fetch(input.go, { method: "PUT" });
     await page.waitForFunction(({ came }) => globalThis.came > came, before);
     told.steps.kept = (await page.evaluate(() => getSelection().toString())) === before.selected;
+    told.steps.held = await page.locator("#pause").innerText();
+    told.steps.why = await page.locator("#pause").getAttribute("title");
     await page.evaluate(() => getSelection().removeAllRanges());
     await page.getByText("Nothing more: it was delivered").waitFor();
+    told.steps.then = await page.locator("#pause").innerText();
+    told.steps.why += await page.locator("#pause").getAttribute("title");
   },
 
   // A page that cannot be followed says so, and is followed as soon as it can be.

@@ -49,7 +49,9 @@
   const show = state => {
     pause.hidden = !document.querySelector("[data-live]");
     pause.setAttribute("aria-pressed", String(paused));
-    pause.textContent = { live: "Live · pause", paused: "Paused · go on", lost: "Not live" }[state];
+    const words = { live: "Live · pause", held: "Held: text is selected", paused: "Paused · go on", lost: "Not live" };
+    pause.textContent = words[state];
+    pause.title = state === "held" ? "There is news: it is shown once no text is selected" : "";
     pause.dataset.state = state;
   };
   // What came while somebody selects a text to copy waits for the end of that.
@@ -62,10 +64,9 @@
     if (event.target !== stream) return; // it was closed meanwhile
     const region = document.querySelector("[data-live]");
     if (!region) return;
-    show("live");
-    held = event;
-    if (selects(region)) return;
-    held = null;
+    held = selects(region) ? event : null;
+    show(held !== null ? "held" : stream.readyState === EventSource.OPEN ? "live" : "lost");
+    if (held !== null) return;
     const open = [...region.querySelectorAll("details")].map(one => one.open);
     const focused = region.contains(document.activeElement) ? name(document.activeElement) : null;
     region.innerHTML = event.data;
