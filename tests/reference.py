@@ -366,7 +366,7 @@ The label `kind` of `gateway_polls_total`, and the field of `poll.failed`; `unre
 could be read.
 
 {table("kind", "means", rows=poll_rows())}
-Why a task was given up its webhook says: [`reason`](webhook.md#what-comes)."""
+Why a task was abandoned its webhook says: [`reason`](webhook.md#what-comes)."""
 
 
 PAGES: Mapping[str, Callable[[], str]] = {

@@ -31,7 +31,7 @@ _TEXT = (
 _RECORD = (
     "The body is what the upstream itself would send, or answer when it is asked: of upstreams whose answers have no "
     "envelope, or whose callbacks have a shape of their own, it is that and not the one below. code is 200 for a "
-    "success, 501 for a failure and 408 for a task that was given up."
+    "success, 501 for a failure and 408 for a task that was abandoned."
 )
 _HEADERS = {
     ID_HEADER: "The callback's id, the same in every attempt and redelivery: receivers know a repetition by it.",
@@ -111,7 +111,7 @@ def webhooks(
         bodies = {event: openevents.EXAMPLES[event]}
         told[event] = _webhook(operation_id, summary, text, of_events, events[event], bodies)
     headers = headers + _headers(_RECORD_HEADERS, required=False)
-    summary = "A task has ended, or was given up, and its callback is of format record"
+    summary = "A task has ended, or was abandoned, and its callback is of format record"
     text = f"{_RECORD} {_TEXT}"
     return told | {"record": _webhook("taskRecord", summary, text, headers, record_schema, examples.RECORDS)}
 

@@ -3,7 +3,7 @@
 These need no token and so show no URL, task or secret.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -17,6 +17,7 @@ from gateway.api.scrapes import BacklogMetrics, Scrapes
 from gateway.api.views import json_response
 from gateway.core.clock import Clock
 from gateway.core.errors import Unavailable
+from gateway.core.model import Lane
 from gateway.core.telemetry import METRICS_CONTENT_TYPE, Metrics
 from gateway.store import Registry
 
@@ -48,7 +49,9 @@ class Trouble(NamedTuple):
 
 
 class Operations:
-    """The calls; ``unhealthy`` returns why, or None, and ``troubles`` all that is wrong."""
+    """The calls; ``unhealthy`` returns why, or None, ``troubles`` all that is wrong, and ``paused`` which
+    lanes get no attempts.
+    """
 
     def __init__(
         self,
@@ -58,9 +61,10 @@ class Operations:
         *,
         unhealthy: Callable[[], str | None],
         troubles: Callable[[], Sequence[Trouble]],
+        paused: Callable[[], Awaitable[Collection[Lane]]],
     ) -> None:
         self._metrics = metrics
-        self.backlog = BacklogMetrics(registry, clock, metrics)
+        self.backlog = BacklogMetrics(registry, clock, metrics, paused)
         self._scrapes = Scrapes(clock, self.backlog.refresh, self._render)
         self._unhealthy = unhealthy
         self._troubles = troubles

@@ -6,11 +6,11 @@ every metric takes milliseconds in which the gateway does nothing else. Called b
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
-from gateway.core.model import Backlog
+from gateway.core.model import Backlog, Lane
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 
@@ -27,8 +27,12 @@ _PATIENCE_S = 1.0
 class BacklogMetrics:
     """The gauges that are counted in the store."""
 
-    def __init__(self, registry: Registry, clock: Clock, metrics: Metrics) -> None:
+    def __init__(
+        self, registry: Registry, clock: Clock, metrics: Metrics, paused: Callable[[], Awaitable[Collection[Lane]]]
+    ) -> None:
+        """``paused``: the lanes of which nothing is late. Raises StoreError where nobody knows them yet."""
         self._registry = registry
+        self._paused = paused
         self._clock = clock
         self._metrics = metrics
         self._counting: asyncio.Task[None] | None = None
@@ -52,7 +56,7 @@ class BacklogMetrics:
     async def _count(self) -> None:
         began = self._clock.monotonic()
         try:
-            self._last = await self._registry.backlog()
+            self._last = await self._registry.backlog(await self._paused())
         except StoreError:
             pass  # gateway_ready tells of it
         finally:

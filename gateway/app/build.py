@@ -135,7 +135,7 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
     def in_force() -> Settings:
         return gateway.in_force
 
-    api = _api(settings, shared, watches, readiness, receivers)
+    api = _api(settings, shared, watches, readiness, receivers, pauses)
     backup = None if database is None else database.with_name(database.name + ".backup")
     gateway = Gateway(
         settings=settings,
@@ -271,6 +271,7 @@ def _api(
     watches: Sequence[Watch],
     readiness: ReadyCheck,
     receivers: Receivers,
+    pauses: Pauses,
 ) -> Api:
     registry, clock, metrics = shared.store.registry, shared.clock, shared.metrics
     names = [watch.upstream.name for watch in watches]
@@ -292,8 +293,9 @@ def _api(
         client_upstreams=client_upstreams(settings),
         root_path=settings.root_path,
     )
+    unhealthy = readiness.supervisor.problem
     operations = Operations(
-        registry, clock, metrics, unhealthy=readiness.supervisor.problem, troubles=readiness.troubles
+        registry, clock, metrics, unhealthy=unhealthy, troubles=readiness.troubles, paused=pauses.follow
     )
     ends = Ends(registry, clock, readiness.draining, _recheck_s(shared))
     callbacks, tasks = Callbacks(registry, clock, names, receivers.sought), Tasks(registry, clock, ends, names)

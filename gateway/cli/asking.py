@@ -103,11 +103,11 @@ def _receiver(context: click.Context, option: click.Parameter, text: str | None)
 @click.argument("task_id", metavar="TASK")
 @click.argument("callback_url", metavar="URL")
 @click.option("--metadata", callback=_metadata, help="A JSON object that the webhook echoes.")
-@click.option("--timeout-seconds", "timeoutSeconds", type=int, help="Give up after this long; default 86400.")
+@click.option("--timeout-seconds", "timeoutSeconds", type=int, help="Abandon it after this long; default 86400.")
 @click.option("--upstream", help="Whose task it is; default: your client's upstream, or the gateway's.")
 @click.option("--model", help="Which model works on it: the first poll is then made when it pays.")
 @click.option("--format", type=click.Choice(["standard", "record"]), help="What the webhook holds; default: standard.")
-@click.option("--wait", is_flag=True, help="Show what becomes of it, until its webhook is delivered or given up.")
+@click.option("--wait", is_flag=True, help="Show what becomes of it, until its webhook is delivered or dead.")
 @_client_command
 def register(
     gateway: "RemoteGateway", /, task_id: str, callback_url: str, as_json: bool, wait: bool, **members: Any

@@ -27,7 +27,7 @@ def _head(f: Figures) -> Iterator[str]:
     means = [
         f"{1000 * span:.0f} ms {what}" for span, what in ((f.lag_s, "late"), (f.attempt_s, "each")) if span is not None
     ]
-    rates = f"{_rate(f.delivered_per_s)} delivered, {_rate(f.retried_per_s)} failed, {_rate(f.died_per_s)} given up"
+    rates = f"{_rate(f.delivered_per_s)} delivered, {_rate(f.retried_per_s)} failed, {_rate(f.died_per_s)} dead"
     yield "          " + ", ".join([rates, *means])
     watched = sum(one.watched for one in f.upstreams)
     yield f"tasks     {watched:,} watched, {_rate(f.registered_per_s)} registered, {_rate(f.settled_per_s)} ended"

@@ -1,4 +1,4 @@
-"""``gateway register --wait``: what becomes of a callback, shown until its webhook is delivered or given up.
+"""``gateway register --wait``: what becomes of a callback, shown until its webhook is delivered or dead.
 
 Owns how often the gateway is asked, and for how long one that does not answer is waited for. Called by ``asking``.
 """

@@ -240,7 +240,7 @@ class OwnCallbacks(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     ``"{a.b}"`` is what stands in that object, left out where nothing does; ``"{a.b|other}"`` has ``other`` then, and
     for what is null or empty; ``"{}"`` is null; in an array ``["{a.*.b}"]`` is one for each item of ``a``. Of a task
-    that was given up the code is 408.
+    that was abandoned the code is 408.
     """
 
     success: dict[str, Any]

@@ -391,7 +391,7 @@ class Backlog(msgspec.Struct, frozen=True, kw_only=True):
     pending: int
     """Webhooks that are owed."""
     oldest_due_at: int | None
-    """Since when the longest due one of these is; None where there is none."""
+    """Since when the longest due one of these is that no pause holds back; None where there is none."""
     dead: int
 
 

@@ -130,18 +130,19 @@ class Metrics:
         )
         self.abandoned = self._count(
             "gateway_callbacks_abandoned",
-            "Callbacks that get task.abandoned, as their task was given up.",
+            "Callbacks that get task.abandoned, as their task was abandoned.",
             ["upstream"],
         )
         self.pending = self._gauge("gateway_callbacks_pending", "Webhooks that are owed now.")
         self.oldest_due_seconds = self._gauge(
-            "gateway_oldest_due_seconds", "For how long the longest due webhook has been due."
+            "gateway_oldest_due_seconds",
+            "For how long the longest due webhook has been due whose receiver is not paused.",
         )
         self.receivers_paused = self._gauge(
             "gateway_receivers_paused", "Receivers that get no attempt until somebody resumes them."
         )
         self.receivers_failing = self._gauge("gateway_receivers_failing", "Receivers whose last attempt failed.")
-        self.dead = self._gauge("gateway_callbacks_dead", "Dead callbacks: webhooks that were given up.")
+        self.dead = self._gauge("gateway_callbacks_dead", "Dead callbacks: no attempt at their webhooks is left.")
 
     def _of_events(self) -> None:
         self.events = self._count("gateway_events", "Operator events, by what became of them.", ["result"])

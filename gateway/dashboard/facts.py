@@ -89,5 +89,5 @@ class Counts(NamedTuple):
     retried: int
     dead: int
     abandoned: int
-    """Callbacks whose task was given up."""
+    """Callbacks whose task was abandoned."""
     attempts_in_flight: int

@@ -172,7 +172,7 @@ def _attempt(attempt: Attempt, before: int) -> LinePoint:
     ends = {
         AttemptResult.DELIVERED: "Delivered",
         AttemptResult.RETRY: "To be tried again",
-        AttemptResult.DEAD: "Given up",
+        AttemptResult.DEAD: "The webhook is dead: no attempt follows",
         AttemptResult.INTERRUPTED: "It was not the receiver's doing, so it does not count",
     }
     why = f" {attempt.error}" if attempt.error is not None else ""
@@ -189,7 +189,7 @@ def _attempt(attempt: Attempt, before: int) -> LinePoint:
 
 
 def _how_it_ended(state: TaskState, outcome: bytes | None) -> str:
-    """Say why a task was given up, or with which words it failed."""
+    """Say why a task was abandoned, or with which words it failed."""
     if outcome is None or state not in (TaskState.FAIL, TaskState.ABANDONED):
         return ""
     try:

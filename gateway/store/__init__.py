@@ -168,8 +168,11 @@ class Registry(ProxyRegistry, Protocol):
     async def tasks_of_others(self, upstreams: Collection[str]) -> dict[str, int]:
         """Return of each upstream that is none of these how many tasks callbacks still wait for; 10,000 where more."""
 
-    async def backlog(self) -> Backlog:
-        """Count what waits. It may take a while where that is much, but holds up nobody; see ``Backlog``."""
+    async def backlog(self, paused: Collection[Lane] = ()) -> Backlog:
+        """Count what waits. It may take a while where that is much, but holds up nobody; see ``Backlog``.
+
+        What waits on lanes that are ``paused`` is counted, and is never the longest due.
+        """
 
 
 class TaskQueue(Protocol):

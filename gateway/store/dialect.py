@@ -36,6 +36,10 @@ OWED_AT_ONCE = 5000
 """Webhooks that one statement makes due: a task may have any number of callbacks, and a statement has five seconds."""
 
 
+LANE = "client || '\n' || receiver"
+"""What names a lane in one column: neither of the two has a line's end in it."""
+
+
 class Counted(NamedTuple):
     """What is counted in parts. Parameters of both statements: the row before the part, and the part's size."""
 
@@ -94,6 +98,8 @@ class Statements(Protocol):
     COUNT_WAITING: Counted
     """By upstream, of tasks that are to be polled."""
     COUNT_PENDING: Counted
+    COUNT_PENDING_LANES: Counted
+    """By ``LANE``."""
     """Labelled with an empty text."""
     COUNT_DEAD: Counted
     """Labelled with an empty text."""

@@ -5,7 +5,7 @@ Owns what each of these writes does. Called through ``gateway.store.Registry``; 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -320,14 +320,18 @@ class StoreRegistry(StoreCreates, StoreSearch):
                 ((counts[name],),) = await self._engine.read(self._sql.COUNT_POLLED_TASKS, about)
         return counts
 
-    async def backlog(self) -> Backlog:
+    async def backlog(self, paused: Collection[Lane] = ()) -> Backlog:
         waiting = await self._counts(self._sql.COUNT_WAITING)
-        pending, oldest_due_at = (await self._counts(self._sql.COUNT_PENDING)).get("", (0, None))
+        held = {f"{lane.client}\n{lane.receiver}" for lane in paused}
+        counted = self._sql.COUNT_PENDING_LANES if held else self._sql.COUNT_PENDING
+        owed = await self._counts(counted, lambda lane: "held" if lane in held else "")
+        pending = sum(count for count, _ in owed.values())
+        _, oldest_due_at = owed.get("", (0, None))
         dead, _ = (await self._counts(self._sql.COUNT_DEAD)).get("", (0, None))
         return Backlog(waiting=waiting, pending=pending, oldest_due_at=oldest_due_at, dead=dead)
 
-    async def _counts(self, counted: Counted) -> dict[str, tuple[int, int]]:
-        """Return by label how many there are, and their earliest instant; writes have their turn in between.
+    async def _counts(self, counted: Counted, name: Callable[[str], str] = str) -> dict[str, tuple[int, int]]:
+        """Return by name of their label how many there are, and the earliest instant; writes have their turn meanwhile.
 
         Of more than one part, what moves while it is counted may be missed or counted twice.
         """
@@ -340,8 +344,9 @@ class StoreRegistry(StoreCreates, StoreSearch):
             ends = await self._engine.read(counted.end, (*after, _PART)) if more else []
             after = ends[0] if ends else None
             for label, count, earliest in found:
-                counted_before, earliest_before = counts.get(label, (0, earliest))
-                counts[label] = counted_before + count, min(earliest_before, earliest)
+                named = name(label)
+                counted_before, earliest_before = counts.get(named, (0, earliest))
+                counts[named] = counted_before + count, min(earliest_before, earliest)
         return counts
 
     async def secret_key(self) -> bytes:

@@ -262,7 +262,7 @@ OF_WEBHOOKS = (
     Alert(
         "GatewayWebhooksLate",
         "critical",
-        "gateway_oldest_due_seconds > 300 and on (job, instance) gateway_receivers_paused == 0",
+        "gateway_oldest_due_seconds > 300",
         "5m",
         "A webhook has been due for {{ $value | humanizeDuration }}.",
         "Webhooks are owed and not attempted: a receiver hangs or fails and its others wait behind it, or the gateway"
@@ -304,7 +304,7 @@ OF_WEBHOOKS = (
         "  > (max by (job) (gateway_callbacks_dead offset 1h) or max by (job) (gateway_callbacks_dead) * 0)",
         "0m",
         "There are {{ $value }} dead callbacks, more than an hour ago.",
-        "Webhooks were given up: all attempts failed, or a receiver answered 410. Nobody gets them unless you "
+        "Webhooks are dead: all attempts failed, or a receiver answered 410. Nobody gets them unless you "
         "redeliver them.",
         "`gateway list --state dead`, and the last attempt of one: `gateway show ID`.",
         "Mend the receiver, then [redeliver them](troubleshooting.md#the-callback-is-dead).",
@@ -351,8 +351,8 @@ OF_WEBHOOKS = (
         "gateway_receivers_paused > 0",
         "12h",
         "{{ $value }} receivers have been paused for half a day.",
-        "Somebody paused them, and may have forgotten: their webhooks wait, and GatewayWebhooksLate is silent "
-        "meanwhile.",
+        "Somebody paused them, and may have forgotten: their webhooks wait, and GatewayWebhooksLate does not "
+        "count them.",
         "*Receivers* on the dashboard says who paused which, and when.",
         "*Resume*, or leave it so.",
     ),

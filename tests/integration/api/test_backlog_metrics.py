@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from starlette.responses import Response
 from gateway.api.scrapes import BacklogMetrics
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError
-from gateway.core.model import Backlog
+from gateway.core.model import Backlog, Lane
 from gateway.core.telemetry import Metrics
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
@@ -47,15 +47,16 @@ class Store(SqliteStore):
         self.fails = False
         self.held: asyncio.Event | None = None
         self.counts = 0
+        self.paused: list[Lane] = []
 
-    async def backlog(self) -> Backlog:
+    async def backlog(self, paused: Collection[Lane] = ()) -> Backlog:
         self.counts += 1
         if self.held is not None:
             await self.held.wait()
         self._clock.s += self.takes_s
         if self.fails:
             raise StoreError("The database could not be read.")
-        return await self._really()
+        return await self._really(paused)
 
 
 @pytest.fixture
@@ -73,7 +74,10 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def backlog(store: Store, metrics: Metrics) -> BacklogMetrics:
-    return BacklogMetrics(store.registry, store._clock, metrics)
+    async def paused() -> Collection[Lane]:
+        return store.paused
+
+    return BacklogMetrics(store.registry, store._clock, metrics, paused)
 
 
 def shown(metrics: Metrics, name: str) -> dict[str, float]:

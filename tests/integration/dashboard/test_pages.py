@@ -219,6 +219,8 @@ async def test_a_paused_receiver_gets_nothing_until_it_is_resumed(tmp_path: Path
         page = f"/dashboard/callbacks/{waiting}"
         text = await world.shows(page, "Attempt 1 waits for its receiver to be resumed")
         assert "Paused by default since" in text
+        await world.shows("/", "Longest due \N{EN DASH} nothing is due, but for receivers that are paused Dead 0")
+        assert "gateway_oldest_due_seconds 0.0" in (await world.client.get("/metrics")).text
         other = world.hooks_url.replace("127.0.0.1", "localhost")
         await world.delivered(await world.registered("sim-success-0-dog", other))
         assert world.hooks.posts == posts + 1
@@ -356,7 +358,7 @@ async def test_the_first_page_tells_what_is_going_on(world: World) -> None:
     """What waits, what is owed and dead, how the upstream is, and which receivers fail."""
     text = await world.visitor.page("/")
     assert "Tasks watched 0" in text
-    assert "Given up 0" in text
+    assert "Abandoned 0" in text
     assert "This process has sent nothing" in text
     await world.registered("sim-never-0-cat", world.hooks_url)
     world.hooks.answer = 500, ""
@@ -367,7 +369,7 @@ async def test_the_first_page_tells_what_is_going_on(world: World) -> None:
     world.hooks.answer = 410, ""
     await world.shows("/dashboard/receivers", "fails")
     assert (await world.register("sim-never-0-cow", world.hooks_url, timeoutSeconds=1)).status_code == 201
-    await world.shows("/", "Given up 1")
+    await world.shows("/", "Abandoned 1")
 
 
 async def test_operating_pages_show_what_is_in_force_and_no_secret(tmp_path: Path) -> None:

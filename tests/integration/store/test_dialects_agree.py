@@ -352,7 +352,7 @@ def questions(side: Side, chance: Chance) -> Iterator[tuple[str, str, Any]]:
     yield "states", its.COUNT_CALLBACKS, ()
     yield "next unread", side.watchsql.SELECT_NEXT_UNREAD, (now,)
     yield "readers", side.watchsql.COUNT_READ_TASKS, ()
-    for counted in (its.COUNT_WAITING, its.COUNT_PENDING, its.COUNT_DEAD):
+    for counted in (its.COUNT_WAITING, its.COUNT_PENDING, its.COUNT_PENDING_LANES, its.COUNT_DEAD):
         assert isinstance(counted, Counted)
         yield "count", counted.part, (*counted.start, 1000)
 

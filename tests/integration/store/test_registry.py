@@ -12,6 +12,7 @@ from gateway.core.model import (
     Backlog,
     Callback,
     CallbackState,
+    Lane,
     NewCallback,
     Outcome,
     PollRecord,
@@ -525,6 +526,24 @@ async def test_the_backlog_counts_what_waits(part: int, store: Store, monkeypatc
     await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
     left = await store.registry.backlog()
     assert (left.pending, left.oldest_due_at) == (2, NOW + 1)
+
+
+@pytest.mark.parametrize("part", [1, 2, 3, 2000])
+async def test_what_waits_for_a_pause_is_owed_and_never_late(
+    part: int, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest due is of the others; where nothing else is owed, nothing is."""
+    monkeypatch.setattr("gateway.store.registry._PART", part)
+    for n, name in enumerate(("paused", "paused", "r1", "r2", "r3")):
+        callback = new(f"task-{n}", url=f"https://{name}.example.com/hooks")
+        await settle(store, await registered(store, callback), at=NOW + n)
+    paused = [Lane("ann", "https://paused.example.com"), Lane("bob", "https://r1.example.com")]
+    assert (await store.registry.backlog()).oldest_due_at == NOW
+    found = await store.registry.backlog(paused)
+    assert (found.pending, found.oldest_due_at) == (5, NOW + 2)
+    every = [Lane("ann", f"https://{name}.example.com") for name in ("paused", "r1", "r2", "r3")]
+    found = await store.registry.backlog(every)
+    assert (found.pending, found.oldest_due_at) == (5, None)
 
 
 async def test_what_ends_while_the_backlog_is_counted_takes_nothing_down(

@@ -56,7 +56,7 @@ def calls(*proxied: str) -> list[Call]:
         registering,
         Callbacks(nothing, nothing, (), nothing),
         Tasks(nothing, nothing, nothing, ()),
-        Operations(nothing, nothing, nothing, unhealthy=nothing, troubles=nothing),
+        Operations(nothing, nothing, nothing, unhealthy=nothing, troubles=nothing, paused=nothing),
         Mounts(proxies, proxies[0] if proxies else None).all,
     )
 

@@ -100,7 +100,7 @@ def test_what_it_says() -> None:
     text = "\n".join(lines(made([callback(1)]), now=NOW, width=None))
     for expected in (
         "webhooks  3 owed, the oldest due for 75 s, 0 in flight, 0 dead",
-        "10/s delivered, 0.0/s failed, 0.0/s given up, 20 ms each",
+        "10/s delivered, 0.0/s failed, 0.0/s dead, 20 ms each",
         "tasks     2,400 watched",
         "████████░░ 80%",
         "refuses the key, another replica polls it",

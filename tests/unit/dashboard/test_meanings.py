@@ -50,7 +50,7 @@ def test_why_there_is_no_answer(reason: Any, anchor: str) -> None:
     """By itself, and as an attempt of a time line has it."""
     assert reason in SENTENCES
     text = explained(reason, "https://shop.example.com/x", why="it fails", timeout_s=15)
-    assert meaning(text) == meaning(f"Given up. It took 12 ms. {text}") == anchor
+    assert meaning(text) == meaning(f"The webhook is dead: no attempt follows. It took 12 ms. {text}") == anchor
 
 
 @pytest.mark.parametrize("why", ["TLSV13 ALERT CERTIFICATE REQUIRED", "TLSV1 ALERT UNKNOWN CA"])
