@@ -91,7 +91,7 @@ class Deliverer:
         self.failing = Failing()
         self._found: dict[str, tuple[Found, float]] = {}  # of receivers that had no place by then; until when it counts
         self._wait_for_room: set[asyncio.Task[Any]] = set()
-        self._draining = False
+        self._drains = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -128,7 +128,7 @@ class Deliverer:
         self._outbox.due.clear()
 
     async def drain(self, timeout_s: float) -> None:
-        self._draining = True
+        self._drains.set()
         for task in self._wait_for_room:
             task.cancel()
         await self._in_flight.drain(timeout_s)
@@ -189,7 +189,7 @@ class Deliverer:
         except BaseException:
             # A defect: it must not knock at the receiver in a tight circle.
             try:
-                await asyncio.sleep(_DEFECT_PAUSE_S)
+                await wait_for_event(self._drains, _DEFECT_PAUSE_S)
             finally:
                 await self._outbox.release([claim])
             raise
@@ -239,7 +239,7 @@ class Deliverer:
 
     async def _hold(self, claim: DueCallback, size: int) -> bool:
         """Wait for room for a webhook; False where the gateway stops."""
-        if self._draining:
+        if self._drains.is_set():
             return False
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - it runs this
@@ -350,7 +350,7 @@ class Deliverer:
         try:
             self._metrics.attempts.labels("not_made").inc()
             _log.warning("attempt.not_made", **_whose(claim), error=error, again_in_s=_NOT_MADE_PAUSE_S)
-            await asyncio.sleep(_NOT_MADE_PAUSE_S)
+            await wait_for_event(self._drains, _NOT_MADE_PAUSE_S)
         finally:
             await self._outbox.release([claim])
 

@@ -5,10 +5,14 @@ down is not thrown away. Asks nothing itself. Called by the poller in each of it
 """
 
 import asyncio
+from collections.abc import Awaitable
+from functools import partial
+from itertools import compress
 
 import structlog
 
 from gateway.core.clock import Clock
+from gateway.core.errors import StoreLocked
 from gateway.core.model import ExpiredTask, Settlement
 from gateway.core.telemetry import Metrics
 from gateway.core.tracing import OFF, Tracing
@@ -31,6 +35,7 @@ _QUEUE_GRACE_MS = 60_000
 """… for the poll itself, where the key or its budget did not allow it yet …"""
 _RESTART_GRACE_MS = 600_000
 """… and, from the start, where it passed before that."""
+_LOCKED_PAUSE_S = 10.0
 
 
 class Expiry:
@@ -55,6 +60,7 @@ class Expiry:
         self._abandoned = metrics.abandoned.labels(upstream.name)
         self._started = clock.monotonic()
         self._last_polls: set[tuple[int, int]] = set()  # the task, and whose time had passed
+        self._locked: dict[int, float] = {}  # tasks that others have locked, and until when each is left alone
 
     def begin(self) -> None:
         """Hear that from now on this process polls them."""
@@ -70,17 +76,31 @@ class Expiry:
         if not self._lease.holds(term):
             return HEARTBEAT_S
         self._last_polls.intersection_update((task.seq, task.expires_at) for task in expired)
-        over = [(task, expired_by) for task in expired if (expired_by := self._expired_by(task, now)) is not None]
+        steady = self._clock.monotonic()
+        self._locked = {seq: until for seq, until in self._locked.items() if until > steady}
+        found = [(task, self._expired_by(task, now)) for task in expired if task.seq not in self._locked]
+        over = [(task, expired_by) for task, expired_by in found if expired_by is not None]
         # Together, so that they share a transaction.
-        await asyncio.gather(*(self._abandon(task, expired_by, now) for task, expired_by in over))
-        given_up = {task.seq for task, _ in over}
-        ask_again = {(task.seq, task.expires_at) for task in expired if task.seq not in given_up} - self._last_polls
-        if ask_again:
-            await self._tasks.poll_now(self._upstream.name, [seq for seq, _ in ask_again], now)
-            self._last_polls |= ask_again
+        await asyncio.gather(
+            *(self._unless_locked(task.seq, self._abandon(task, expired_by, now)) for task, expired_by in over)
+        )
+        wait = {(task.seq, task.expires_at) for task, expired_by in found if expired_by is None}
+        ask_again = list(wait - self._last_polls)
+        poll_now = partial(self._tasks.poll_now, self._upstream.name)
+        asked = await asyncio.gather(*(self._unless_locked(seq, poll_now([seq], now)) for seq, _ in ask_again))
+        self._last_polls.update(compress(ask_again, asked))
         wait_s = HEARTBEAT_S if next_expiry_at is None else (next_expiry_at - now) / 1000
         # Those that wait for their last poll wake the loop when it ends; their grace is checked every second.
         return min(wait_s, 1.0) if expired else wait_s
+
+    async def _unless_locked(self, seq: int, write: Awaitable[None]) -> bool:
+        """Write, or leave a task that others have locked alone for a while: no poll of another waits for that."""
+        try:
+            await write
+        except StoreLocked:
+            self._locked[seq] = self._clock.monotonic() + _LOCKED_PAUSE_S
+            return False
+        return True
 
     def _expired_by(self, task: ExpiredTask, now: int) -> int | None:
         """Return up to which ``expires_at`` this task's callbacks are abandoned; None: the last poll comes first.

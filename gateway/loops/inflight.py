@@ -23,6 +23,7 @@ class InFlight:
         self._limit = limit
         self._wake = wake
         self._tasks: set[asyncio.Task[None]] = set()
+        self._aside: set[asyncio.Task[None]] = set()
         self._waking: asyncio.TimerHandle | None = None
 
     @property
@@ -40,6 +41,18 @@ class InFlight:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
+    def step_aside(self) -> bool:
+        """Let what asks go on without its place, as it only waits; return False where ``limit`` do so already.
+
+        It is drained like the others.
+        """
+        task = asyncio.current_task()
+        if task in self._tasks and len(self._aside) < self._limit:
+            self._tasks.remove(task)
+            self._aside.add(task)
+            self.wake_soon()  # somebody may wait for its place
+        return task in self._aside
+
     def wake_soon(self) -> None:
         """Set ``wake`` within milliseconds: many places that become free one by one are filled together."""
         if self._waking is None:
@@ -47,9 +60,9 @@ class InFlight:
 
     async def drain(self, timeout_s: float) -> None:
         """Wait ``timeout_s`` seconds for what runs, cancel what is left, and return when all of it has ended."""
-        if not self._tasks:
+        if not (running := self._tasks | self._aside):
             return
-        _, late = await asyncio.wait(self._tasks, timeout=timeout_s)
+        _, late = await asyncio.wait(running, timeout=timeout_s)
         for task in late:
             task.cancel()
         if late:
@@ -58,6 +71,7 @@ class InFlight:
     def _ended(self, task: asyncio.Task[None]) -> None:
         was_full = self.free == 0
         self._tasks.discard(task)
+        self._aside.discard(task)
         if was_full:
             self.wake_soon()
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -82,7 +82,8 @@ class Poller:
         self._results = PollResults(tasks, upstream, timetable, self._troubled, clock, metrics, tracing)
         self._expiry = Expiry(tasks, upstream, self._troubled, clock, self.lease, metrics, tracing)
         self._term = 0  # the one of this round
-        self._probing = self._draining = False
+        self._probing = False
+        self._drains = asyncio.Event()
         self._new_from = clock.monotonic()  # when to look for a new task in a refused key's pause
 
     @property
@@ -136,7 +137,7 @@ class Poller:
     @property
     def idle(self) -> bool:
         """Whether no poll is under way, and nothing is to be kept of those that were."""
-        return not self._in_flight.count and not self._draining
+        return not self._in_flight.count and not self._drains.is_set()
 
     async def run_once(self) -> float:
         """Abandon what has expired and start the polls that are due; return the seconds until more will be."""
@@ -199,14 +200,14 @@ class Poller:
         self._wake.clear()
 
     async def drain(self, timeout_s: float) -> None:
-        self._draining = True
+        self._drains.set()
         try:
             await self._in_flight.drain(timeout_s)
             if self.lease.holds(self._term):
                 with suppress(StoreError):  # the store tells of itself; what is not kept is learned anew
                     await self._timetable.save(now=True)
         finally:
-            self._draining = False
+            self._drains.clear()
 
     async def _ask_about_new(self, now: int) -> float:
         """In a pause, ask about a task that nobody has asked about; return in how many seconds to look again."""
@@ -251,13 +252,13 @@ class Poller:
                 result = await self._query(claim.task_id, claim, again=self._troubled.is_refused(claim.seq))
                 if not self.lease.holds(term):
                     return  # another asks about it by now
-                next_poll_at = await self._results.store(claim, result, asked, partial(self.lease.holds, term))
+                next_poll_at = await self._results.store(claim, result, asked, partial(self._pause, claim, term))
                 if next_poll_at is not None and self._shares.is_news(next_poll_at):
                     self._wake.set()
             except StoreError as exc:
                 # Nothing is lost: the task stays due and is polled again.
                 _log.warning("poll.not_stored", upstream=self._upstream.name, task_id=claim.task_id, error=exc.message)
-                await asyncio.sleep(_FAILED_PAUSE_S)
+                await wait_for_event(self._drains, _FAILED_PAUSE_S)
                 await self._release(claim, term)
             except Exception:
                 # A defect: it must not use up the key's budget in a tight circle.
@@ -267,8 +268,19 @@ class Poller:
             await self._release(claim, term)
             raise
         finally:
+            self._shares.aside.pop(claim.seq, None)
             if self._in_flight.count >= self._in_flight.free:
                 self._in_flight.wake_soon()  # from here on somebody may wait for this place
+
+    async def _pause(self, claim: DueTask, term: int, pause_s: float) -> bool:
+        """Leave alone for so long what others have locked; return whether to try again then.
+
+        Its place is another poll's meanwhile, and the stop does not wait for it.
+        """
+        if self._in_flight.step_aside():
+            self._shares.aside[claim.seq] = claim.watchers
+        await wait_for_event(self._drains, pause_s)
+        return self.lease.holds(term) and not self._drains.is_set()
 
     async def _release(self, claim: DueTask, term: int) -> None:
         if self.lease.holds(term):  # else it has ended, and the task may have been claimed again

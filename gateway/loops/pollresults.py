@@ -30,9 +30,11 @@ from gateway.upstream.api import Upstream
 from gateway.upstream.timetable import Planned, Timetable, took_s
 from gateway.upstream.troubled import Troubled
 
-__all__ = ["PollResults"]
+__all__ = ["Pause", "PollResults"]
 
 T = TypeVar("T")
+Pause = Callable[[float], Awaitable[bool]]
+"""Waits so many seconds, or less; returns whether to go on."""
 
 _log = structlog.get_logger()
 
@@ -64,12 +66,11 @@ class PollResults:
         self._tracing = tracing
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
 
-    async def store(
-        self, claim: DueTask, result: PollResult, asked: Moment, goes_on: Callable[[], bool] = lambda: True
-    ) -> int | None:
+    async def store(self, claim: DueTask, result: PollResult, asked: Moment, pause: Pause | None = None) -> int | None:
         """Store what a poll found that was ``asked`` then, which ends its claim. Raises StoreError.
 
-        ``goes_on``: whether the term lasts in which it was asked; once it is over what waits for a lock is left.
+        ``pause``: waits so many seconds for what others have locked, and says whether to try again then: not once the
+        term is over in which it was asked, or at the stop. None: so long, and always.
         Return when the next one is due, but for who wishes that it be sooner; None: there is none.
         """
         now, steady = self._clock.now(), self._clock.monotonic()
@@ -78,11 +79,11 @@ class PollResults:
         self._troubled.note(claim, result, steady)
         if result.outcome is not None:
             ending = ended(self._upstream.profile, result, result.outcome)
-            await self._settle(claim, result, ending, now, _told(claim, result, asked, None), goes_on)
+            await self._settle(claim, result, ending, now, _told(claim, result, asked, None), pause)
             self._upstream.last_answers.forget_running(claim.task_id)
         elif self._troubled.is_unknown(claim, now, steady):
             ending = gave_up(self._upstream.profile, claim.task_id, "not_found", now)
-            await self._settle(claim, result, ending, now, _told(claim, result, asked, None), goes_on)
+            await self._settle(claim, result, ending, now, _told(claim, result, asked, None), pause)
             self._troubled.forget(claim.seq)
         else:
             newest = self._upstream.last_answers.keep(claim.task_id, result.record, asked.steady)
@@ -100,7 +101,7 @@ class PollResults:
                 denied=self._troubled.is_denied(claim.seq),
                 told=_told(claim, result, asked, planned),
             )
-            await _once_free(lambda: self._tasks.reschedule(record), record.record, goes_on)
+            await _once_free(lambda: self._tasks.reschedule(record), record.record, pause)
             return planned.at
         return None
 
@@ -111,7 +112,7 @@ class PollResults:
         ending: Ending,
         now: int,
         told: bytes,
-        goes_on: Callable[[], bool],
+        pause: Pause | None,
     ) -> None:
         outcome = ending.outcome
         model = result.model or claim.model
@@ -130,7 +131,7 @@ class PollResults:
         )
         tracing = self._tracing
         with OFF if tracing is None else tracing.settlement(settlement.upstream, claim.task_id, outcome.state) as span:
-            owed = await _once_free(lambda: self._tasks.settle(settlement), settlement.outcome.data, goes_on)
+            owed = await _once_free(lambda: self._tasks.settle(settlement), settlement.outcome.data, pause)
             if span is not None:
                 span.owed(owed)
         if owed is None:
@@ -189,17 +190,21 @@ class PollResults:
         return self._timetable.began_at(told_at, claim.created_at)
 
 
-async def _once_free(write: Callable[[], Awaitable[T]], what: bytes | None, goes_on: Callable[[], bool]) -> T:
+async def _once_free(write: Callable[[], Awaitable[T]], what: bytes | None, pause: Pause | None) -> T:
     """Write once nobody else has locked it, or raise StoreLocked; of ``what`` is large nothing waits for that."""
     pauses = 0 if len(what or b"") > SMALL else _LOCKED_PAUSES
     for number in range(pauses):
         try:
             return await write()
         except StoreLocked:
-            await asyncio.sleep(_LOCKED_PAUSE_S * 2**number)
-            if not goes_on():
+            if not await (pause or _sleep)(_LOCKED_PAUSE_S * 2**number):
                 raise
     return await write()
+
+
+async def _sleep(pause_s: float) -> bool:
+    await asyncio.sleep(pause_s)
+    return True
 
 
 def _born_at(claim: DueTask, result: PollResult) -> int | None:

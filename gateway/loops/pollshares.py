@@ -8,6 +8,7 @@ the others. A group may have one more place while its claimed tasks are fewer th
 it has half of all alone, and leaves some to whoever comes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from gateway.core.model import DueGroup, DueTask
@@ -37,6 +38,8 @@ class PollShares:
         self._rotation = Rotation()
         self._orders: dict[str, _Order] = {}  # by who watches
         self._next_due_at: int | None = None
+        self.aside: dict[int, str] = {}
+        """Tasks that are claimed and in no poll's place any more, and who watches them."""
 
     async def claim(
         self, now: int, limit: int, places: int, rank: Rank | None = None
@@ -50,7 +53,8 @@ class PollShares:
         self._next_due_at = None  # what falls due meanwhile is news, whenever it does
         due, next_due_at = await self._tasks.waiting(self._upstream, now)
         claims: list[DueTask] = []
-        groups = {group.watchers: _GroupNow(group) for group in due}
+        aside = Counter(self.aside.values())
+        groups = {group.watchers: _GroupNow(group, aside[group.watchers]) for group in due}
         self._orders = {name: order for name, order in self._orders.items() if name in groups}
 
         def room(group: _GroupNow) -> int:
@@ -116,8 +120,9 @@ class PollShares:
 class _GroupNow:
     """What has become of a group since it was looked at."""
 
-    def __init__(self, group: DueGroup) -> None:
-        self.claimed = group.claimed
+    def __init__(self, group: DueGroup, aside: int) -> None:
+        """``aside``: of its claimed tasks these have no place."""
+        self.claimed = max(0, group.claimed - aside)
         self.due_at: int | None = group.due_at
 
     def is_due(self, now: int) -> bool:

@@ -280,17 +280,21 @@ def test_a_claim_that_is_not_held_any_more_is_not_sent(tmp_path: Path, monkeypat
     run_virtual(main())
 
 
-def test_a_shutdown_before_an_attempt_can_be_made(tmp_path: Path) -> None:
-    """Nothing is recorded, and nothing is lost."""
+@pytest.mark.parametrize("error", [OutOfResources("No attempt could be made: Too many open files"), ValueError()])
+@pytest.mark.parametrize("drain_s", [0.0, 30.0])
+def test_a_shutdown_before_an_attempt_can_be_made(tmp_path: Path, error: Exception, drain_s: float) -> None:
+    """Nothing is recorded, nothing is lost, and nothing waits for what only pauses."""
 
     async def send(url: str, headers: Mapping[str, str], body: bytes) -> SendResult:
-        raise OutOfResources("No attempt could be made: Too many open files")
+        raise error
 
     async def main() -> None:
         life = await new_life(tmp_path / "db", ScriptedSender(send)).start()
         (callback,) = await owed(life)
         await asyncio.sleep(1)
-        await life.supervisor.drain(0)
+        began_s = VirtualClock().monotonic()
+        await life.supervisor.drain(drain_s)
+        assert VirtualClock().monotonic() - began_s < 0.1
         assert (life.claims, await results(life, callback)) == (0, [])
         await life.store.close()
         receiver = Receiver(httpx.Response(204))

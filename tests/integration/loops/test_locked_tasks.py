@@ -1,5 +1,7 @@
 """Tasks whose rows somebody else has locked: what their polls have brought is stored later, and not asked for again."""
 
+import asyncio
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import pytest
 from gateway.core.clock import Moment
 from gateway.core.errors import StoreLocked
 from gateway.core.memory import SMALL
-from gateway.core.model import CallbackState, Outcome, TaskState
+from gateway.core.model import CallbackState, Outcome, Settlement, TaskState
+from gateway.core.ratelimit import RateWindow
 from gateway.upstream.answer import PollKind, PollResult
 from tests.life import Life, ScriptedUpstream, until
 from tests.virtualtime import VirtualClock, run_virtual
@@ -19,6 +22,7 @@ LARGE = PollResult(
 )
 RUNS = PollResult(kind=PollKind.RUNNING)
 LOCKED_S = 300.0
+FAST = (RateWindow(1000, 1.0),)
 
 
 @pytest.mark.parametrize(
@@ -79,9 +83,125 @@ def test_what_waits_for_a_lock_ends_with_its_term(tmp_path: Path, monkeypatch: p
         await life.register("t", at_once=False)
         (claim,), _ = await life.store.tasks.longest_due("up", "", life.clock.now() + 86_400_000, 1)
         ends_s = clock.monotonic() + 2.5
+
+        async def pause(pause_s: float) -> bool:
+            await asyncio.sleep(pause_s)
+            return clock.monotonic() < ends_s
+
         with pytest.raises(StoreLocked):
-            await life.poller._results.store(claim, ENDED, Moment.of(life.clock), lambda: clock.monotonic() < ends_s)
+            await life.poller._results.store(claim, ENDED, Moment.of(life.clock), pause)
         assert len([at for at in tries if at >= ends_s]) == 0 < len(tries)
+        await life.stop()
+
+    clock = VirtualClock()
+    run_virtual(main())
+
+
+class Locks:
+    """Whose rows somebody else has locked: those of all tasks, until it is told."""
+
+    held: Container[int] = range(1 << 62)
+
+
+def lock(life: Life, monkeypatch: pytest.MonkeyPatch) -> Locks:
+    locks = Locks()
+    write = life.store.tasks.settle
+
+    async def settle(settlement: Settlement) -> list[str] | None:
+        if settlement.seq in locks.held:
+            raise StoreLocked("lock timeout")
+        return await write(settlement)
+
+    monkeypatch.setattr(life.store.tasks, "settle", settle)
+    return locks
+
+
+def test_a_locked_task_holds_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are locked: others are polled meanwhile, of the same client too."""
+    monkeypatch.setattr("gateway.loops.poller.MOST_POLLS", 4)
+
+    async def reply(_: str) -> PollResult:
+        return ENDED
+
+    async def main() -> None:
+        life = await Life(tmp_path / "db", clock, upstream=ScriptedUpstream(reply), rate=FAST).start()
+        locks = lock(life, monkeypatch)
+        callbacks = [await life.register(f"locked-{number}") for number in range(4)]
+        locks.held = {callback.task.seq for callback in callbacks}
+        await asyncio.sleep(5)
+        assert life.poller.in_flight == 0
+        others = [await life.register(f"free-{number}") for number in range(8)]
+        await asyncio.sleep(1)
+        assert {(await life.look(one)).state for one in others} == {CallbackState.PENDING}
+        assert {(await life.look(one)).state for one in callbacks} == {CallbackState.WAITING}
+        locks.held = ()
+        await asyncio.sleep(33)
+        assert {(await life.look(one)).state for one in callbacks} == {CallbackState.PENDING}
+        await life.stop()
+
+    clock = VirtualClock()
+    run_virtual(main())
+
+
+def test_the_stop_waits_for_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is lost: the task is due after the next start, and is asked about again then."""
+
+    async def reply(_: str) -> PollResult:
+        return ENDED
+
+    async def main() -> None:
+        life = await Life(tmp_path / "db", clock, upstream=ScriptedUpstream(reply)).start()
+        lock(life, monkeypatch)
+        callback = await life.register("t")
+        await asyncio.sleep(5)
+        assert life.claims == 1
+        began_s = clock.monotonic()
+        await life.stop(30)
+        assert clock.monotonic() - began_s < 0.1
+        assert life.claims == 0
+        life = await Life(tmp_path / "db", clock, upstream=ScriptedUpstream(reply)).start()
+        await asyncio.sleep(2)
+        assert (await life.look(callback)).state is CallbackState.PENDING
+        await life.stop()
+
+    clock = VirtualClock()
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("write", ["settle", "poll_now"])
+def test_an_expired_task_that_is_locked_holds_up_no_poll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """Its callbacks are given up once it is free; meanwhile others are polled in each round, and others given up."""
+
+    async def reply(task_id: str) -> PollResult:
+        return ENDED if task_id == "quick" else RUNS
+
+    async def main() -> None:
+        life = await Life(tmp_path / "db", clock, upstream=ScriptedUpstream(reply), min_s=20.0).start()
+        locked, other = [await life.register(name, timeout_s=5) for name in ("locked", "other")]
+        free = life.store.tasks.settle, life.store.tasks.poll_now
+
+        async def settle(settlement: Settlement) -> list[str] | None:
+            if settlement.seq == locked.task.seq:
+                raise StoreLocked("lock timeout")
+            return await free[0](settlement)
+
+        async def poll_now(upstream: str, seqs: Sequence[int], now: int) -> None:
+            if locked.task.seq in seqs:
+                raise StoreLocked("lock timeout")
+            await free[1](upstream, seqs, now)
+
+        monkeypatch.setattr(life.store.tasks, write, settle if write == "settle" else poll_now)
+        await asyncio.sleep(7)
+        quick = await life.register("quick")
+        await asyncio.sleep(1)
+        assert (await life.look(quick)).state is CallbackState.PENDING
+        assert (await life.look(other)).state is CallbackState.PENDING
+        assert (await life.look(locked)).state is CallbackState.WAITING
+        monkeypatch.undo()
+        await asyncio.sleep(11)
+        assert (await life.look(locked)).state is CallbackState.PENDING
         await life.stop()
 
     clock = VirtualClock()

@@ -191,3 +191,28 @@ async def test_a_loop_that_had_room_is_left_asleep() -> None:
     await turn()
     assert in_flight._waking is None
     await in_flight.drain(0)
+
+
+async def test_what_steps_aside_has_no_place(log: Errors) -> None:
+    """Its place is free, its loop is woken, as many may do so as there are places; and all are drained."""
+    wake = asyncio.Event()
+    in_flight = InFlight(1, wake)
+    said: list[bool] = []
+
+    async def aside(work: Work) -> None:
+        said.append(in_flight.step_aside())
+        said.append(in_flight.step_aside())
+        await work()
+
+    first, second = Work(), Work()
+    in_flight.start(aside(first), "first")
+    await turn()
+    assert (in_flight.count, in_flight.free, said) == (0, 1, [True, True])
+    await asyncio.wait_for(wake.wait(), 1)
+    in_flight.start(aside(second), "second")
+    await turn()
+    assert (in_flight.count, said[2:]) == (1, [False, False])
+    first.go.set()
+    await in_flight.drain(0.01)
+    assert (first.cancelled, second.cancelled, in_flight.count) == (False, True, 0)
+    assert log.lines == []
