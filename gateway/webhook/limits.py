@@ -17,6 +17,8 @@ __all__ = ["ProxyHealth", "ReceiverLimits", "Usage"]
 
 _MOST = 2**31
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_LAPSES_S = 600.0
+"""So long after its pause a proxy that nobody has tried since counts as failing: nothing wants through it any more."""
 
 
 class ProxyHealth:
@@ -27,6 +29,10 @@ class ProxyHealth:
         """In a row, those that began before the last one was known left out."""
         self.under_way = 0
         self._retry_at = 0.0
+
+    def failing(self, now_s: float) -> bool:
+        """Whether it could not be used when it was tried last, lately."""
+        return self.failures > 0 and now_s < self._retry_at + _LAPSES_S
 
     def room(self, now_s: float) -> int:
         if not self.failures:

@@ -112,8 +112,9 @@ class Receivers:
 
     @property
     def failing_proxies(self) -> list[str]:
-        """Host and port of each egress proxy that could not be used when it was tried last."""
-        return [str(proxy) for proxy, health in self._proxies.items() if health.failures]
+        """Host and port of each egress proxy that could not be used when it was tried last, in the last minutes."""
+        now_s = self.limits.now_s()
+        return [str(proxy) for proxy, health in self._proxies.items() if health.failing(now_s)]
 
     def of(self, url: str) -> ReceiverTable | None:
         """Return the table that a URL's webhooks go by; None: there is nothing particular to them."""

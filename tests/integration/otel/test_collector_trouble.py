@@ -14,7 +14,7 @@ from gateway.core.clock import SystemClock
 from gateway.otel.exporting import Exporting
 from gateway.serve.asgi import serve_asgi
 from tests.otlp import Collector
-from tests.running import LIMIT_S
+from tests.waiting import until
 
 SCOPE = {"method": "GET", "path": "/", "scheme": "http", "http_version": "1.1"}
 QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "20"}
@@ -22,12 +22,6 @@ QUICK = {"OTEL_BSP_SCHEDULE_DELAY": "20"}
 
 async def no_metrics() -> Sequence[Any]:
     return ()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
-        while not condition():  # noqa: ASYNC110 - another thread brings it
-            await asyncio.sleep(0.01)
 
 
 def trace(made: Exporting, times: int = 1) -> None:
@@ -104,7 +98,7 @@ async def test_the_end_says_nothing_of_an_exporter_that_has_ended(
             provider.shutdown = lambda: (shut_down(), ended.append(True))
             await made.stop(0)
             held.set()
-            await until(lambda: bool(ended))
+            await until(lambda: ended)
             await made.stop(0)
             assert made._spans is not None
             assert made._spans.export(()) is SpanExportResult.FAILURE

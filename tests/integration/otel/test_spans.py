@@ -322,6 +322,23 @@ async def test_metrics_are_those_of_the_scrape(start: Any) -> None:
     assert collector.spans == []
 
 
+async def test_a_collector_that_takes_nothing_leaves_the_gateway_ready(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is one of the reasons, and no more; and is none any more once the collector takes something."""
+    monkeypatch.setattr("gateway.otel.exporting._AGAIN_S", 0.02)
+    world = await start(OTEL_METRICS_EXPORTER="none")
+    assert (await world.gateway.client.get("/readyz")).json()["reasons"] == []
+    world.collector.status = 400
+    await world.registered("sim-never-0-a", **PARENT)
+    failing = ["spans or metrics do not get through to their collector"]
+    answer = await world.gateway.becomes("/readyz", lambda answer: answer.json()["reasons"] == failing)
+    assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+    world.collector.status = 200
+    answer = await world.gateway.becomes("/readyz", lambda answer: answer.json()["reasons"] == [])
+    assert answer.status_code == 200
+
+
 async def test_the_last_spans_are_sent_at_the_stop(start: Any, tmp_path: Path) -> None:
     """Within the drain's time, though the next batch was far off."""
     world = await start(OTEL_BSP_SCHEDULE_DELAY="60000", OTEL_METRIC_EXPORT_INTERVAL="60000")

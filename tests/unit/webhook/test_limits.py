@@ -166,6 +166,21 @@ def test_many_that_fail_at_once_are_one_failure() -> None:
     assert proxy.failures == 1
 
 
+def test_a_proxy_that_nobody_tries_any_more_fails_no_longer() -> None:
+    """Where its webhooks were cancelled nothing would ever tell that it works again; until then each try tells."""
+    proxy = ProxyHealth()
+    assert not proxy.failing(0)
+    pause_s = proxy.fails(0)
+    assert proxy.failing(pause_s + 599)
+    pause_s = proxy.fails(590)
+    assert proxy.failing(590 + pause_s + 599)
+    assert not proxy.failing(590 + pause_s + 601)
+    proxy.fails(2000)
+    assert proxy.failing(2000)
+    proxy.works()
+    assert not proxy.failing(2000)
+
+
 def test_a_table_that_is_about_a_path_has_lanes_of_its_own() -> None:
     """What it has no room for holds up nothing else that goes to the same host; nor is it claimed over and over."""
     table = Table(concurrency=1, path="/slow")
