@@ -241,8 +241,9 @@ class Bulkhead:
 
     def misplaced(self, callback: DueCallback) -> str | None:
         """Return to which receiver's lanes a webhook belongs, where that is another's: its table came after it."""
-        usage = None if self._limits is None else self._limits.usage_of(callback.url)
-        return None if usage is None or usage.receiver == callback.receiver else usage.receiver
+        receiver = callback.receiver
+        its = receiver if self._limits is None else self._limits.receiver_of(callback.url, receiver)
+        return None if its == receiver else its
 
     def _begins(self, claim: tuple[int, int], attempt: "_UnderWay") -> bool:
         client, newcomer = attempt.lane.client, attempt.newcomer

@@ -8,7 +8,7 @@ its name is looked up or there is no memory for its body, it has its place in th
 be sent at once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from gateway.core.model import Lane
 from gateway.core.ratelimit import RateLimiter, RateWindow
@@ -113,15 +113,19 @@ class ReceiverLimits:
         self.usage_of = usage_of
         self.any = False
         """Whether there is a table at all."""
-        self._at: Mapping[str, Usage] = {}
+        self._all: Sequence[Usage] = ()
 
     def use(self, usages: Sequence[Usage]) -> None:
         """Take these."""
-        self._at, self.any = {one.receiver: one for one in usages}, bool(usages)
+        self._all, self.any = usages, bool(usages)
 
     def room(self, lane: Lane) -> int:
-        """Return how many attempts a lane may begin, as far as that can be told before its URLs are known."""
-        usage = self._at.get(lane.receiver)
+        """Return how many attempts a lane may begin, as far as that can be told before its URLs are known.
+
+        A lane may be that of a table which another replica has, or which is there no more: its name is a URL's
+        beginning, and goes by a table as any URL does.
+        """
+        usage = self.usage_of(lane.receiver)
         return _MOST if usage is None else usage.room(self.now_s())
 
     def begins(self, url: str) -> tuple[bool, Usage | None]:
@@ -129,8 +133,18 @@ class ReceiverLimits:
         usage = self.usage_of(url) if self.any else None
         return usage is None or usage.room(self.now_s()) > 0, usage
 
+    def receiver_of(self, url: str, receiver: str) -> str:
+        """Return to which receiver's lanes a webhook belongs that is on those of ``receiver``.
+
+        Another's only where a table is about a longer beginning of its URL than all that its lane's name goes by. So it
+        goes from shorter names to longer ones: were it otherwise, two replicas whose tables differ, as while they are
+        reloaded one by one, would hand it to and fro for as long as both have no room.
+        """
+        usage = self.usage_of(url)
+        return receiver if usage is None or usage is self.usage_of(receiver) else usage.receiver
+
     @property
     def more_in_s(self) -> float | None:
         """In how long a table has room again, though no attempt ends."""
         now_s = self.now_s()
-        return min((s for one in self._at.values() if (s := one.more_in_s(now_s)) is not None), default=None)
+        return min((s for one in self._all if (s := one.more_in_s(now_s)) is not None), default=None)

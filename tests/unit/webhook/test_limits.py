@@ -204,6 +204,20 @@ def test_a_webhook_that_came_before_its_table_belongs_on_its_lanes() -> None:
     assert set(table.shared(A)) == {A}
 
 
+def test_a_lane_of_a_table_that_is_elsewhere_waits_for_this_ones_room() -> None:
+    """Another replica's, or one that is gone: its webhooks stay where they are, and are not claimed in vain."""
+    table = Table(concurrency=1)
+    its = Lane(A.client, f"{A.receiver}/slow")
+    well(table.bulkhead, A, B, its)
+    one = msgspec.structs.replace(webhook(its), url=f"{its.receiver}/1")
+    assert table.bulkhead.misplaced(one) is None
+    (under_way,) = fill(table.bulkhead, A)
+    assert not table.bulkhead.admit(one)
+    assert table.shared(its, B).keys() == {B}
+    table.bulkhead.ended(under_way, delivered=True)
+    assert table.shared() == {its: 1}
+
+
 def test_without_a_table_nothing_is_asked() -> None:
     """The common path has no cost of these."""
     limits = ReceiverLimits(lambda: 1 / 0, lambda url: Usage(1, None, None))
