@@ -59,7 +59,7 @@ class Receiver:
         raise word
 
     def sender(self) -> Sender:
-        return Sender(Transport(self.answer), VirtualClock(), timeout_s=15, user_agent="test")
+        return Sender(Transport(self.answer), VirtualClock(), timeout_s=15)
 
 
 def new_life(

@@ -10,7 +10,7 @@ from gateway.net.transport import PooledTransport
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.receivers import Receivers
 from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import USER_AGENT, Sender
+from gateway.webhook.sender import Sender
 
 __all__ = ["deliverer"]
 
@@ -29,7 +29,6 @@ def deliverer(
         transport,
         shared.clock,
         timeout_s=settings.attempt_timeout_s,
-        user_agent=USER_AGENT,
         names=transport,
         receivers=receivers,
     )

@@ -19,7 +19,7 @@ from gateway.webhook.explaining import OF_EVENTS
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.receivers import Receivers
 from gateway.webhook.retry import RetryPolicy, at_least_each
-from gateway.webhook.sender import USER_AGENT, Sender
+from gateway.webhook.sender import Sender
 
 __all__ = ["Telling", "telling"]
 
@@ -61,7 +61,6 @@ def telling(
         transport,
         shared.clock,
         timeout_s=settings.attempt_timeout_s,
-        user_agent=USER_AGENT,
         receivers=receivers,
         peer=OF_EVENTS,
     )

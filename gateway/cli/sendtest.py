@@ -26,7 +26,7 @@ from gateway.signature import SIGNATURE_HEADER, Key, Signer, make_secret, parse_
 from gateway.webhook.headers import RECORD_SIGNATURE_HEADER, ClientHeaders, ClientWebhooks
 from gateway.webhook.receivers import Receivers
 from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import USER_AGENT, Sender, SendResult
+from gateway.webhook.sender import Sender, SendResult
 
 __all__ = ["run", "show"]
 
@@ -94,7 +94,7 @@ async def _run(
     guard, resolver, clock = Netguard(parse_allow(",".join(settings.callback_allow))), Resolver(), SystemClock()
     transport = PooledTransport(guard=guard, resolve=resolver.resolve, limit=_CONNECTIONS)
     receivers = Receivers(guard, resolver.resolve, _CONNECTIONS)
-    sender = Sender(transport, clock, timeout_s=settings.attempt_timeout_s, user_agent=USER_AGENT, receivers=receivers)
+    sender = Sender(transport, clock, timeout_s=settings.attempt_timeout_s, receivers=receivers)
     try:
         receivers.use(settings.receivers)
         try:

@@ -21,9 +21,9 @@ from gateway.webhook.explaining import OF_CALLBACK, Peer, Reason, explained, exp
 from gateway.webhook.limits import ProxyHealth
 from gateway.webhook.receivers import Receivers
 
-__all__ = ["NOT_COUNTED", "OF_PROXY", "USER_AGENT", "Found", "SendResult", "Sender"]
+__all__ = ["NOT_COUNTED", "OF_PROXY", "Found", "SendResult", "Sender"]
 
-USER_AGENT = f"webhook-bridging-gateway/{__version__}"
+_USER_AGENT = f"webhook-bridging-gateway/{__version__}"
 
 NOT_COUNTED: frozenset[Reason | None] = frozenset({"proxy_unreachable", "proxy_auth"})
 """Of attempts that never got past our own egress proxy."""
@@ -66,7 +66,6 @@ class Sender:
         clock: Clock,
         *,
         timeout_s: float,
-        user_agent: str,
         names: PooledTransport | None = None,
         receivers: Receivers | None = None,
         peer: Peer = OF_CALLBACK,
@@ -82,7 +81,7 @@ class Sender:
         self._clock = clock
         self.timeout_s = timeout_s
         # identity: a small compressed answer may unpack to gigabytes.
-        self._headers = {"user-agent": user_agent, "accept": "*/*", "accept-encoding": "identity"}
+        self._headers = {"user-agent": _USER_AGENT, "accept": "*/*", "accept-encoding": "identity"}
 
     def limit_s(self, url: str) -> float:
         """How long an attempt there may take."""

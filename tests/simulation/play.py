@@ -89,7 +89,7 @@ class _Run:
     async def _start(self) -> None:
         self.world.life += 1
         began_s = self.clock.monotonic()
-        sender = Sender(Transport(self.world.receive), self.world, timeout_s=ATTEMPT_S, user_agent="simulation")
+        sender = Sender(Transport(self.world.receive), self.world, timeout_s=ATTEMPT_S)
         life = Life(
             self.path,
             self.clock,

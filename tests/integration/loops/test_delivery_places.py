@@ -185,7 +185,7 @@ def test_retries_that_hold_their_share_do_not_slow_first_attempts(tmp_path: Path
 
     async def main() -> None:
         nonlocal down
-        sender = Sender(Transport(answer), VirtualClock(), timeout_s=2000, user_agent="test")
+        sender = Sender(Transport(answer), VirtualClock(), timeout_s=2000)
         upstream = ScriptedUpstream(unused, "other")
         life = Life(tmp_path / "db", VirtualClock(), upstream=upstream, sender=sender, schedule_s=(0.0, 60.0, 60.0))
         life.supervisor = Supervisor([life.deliverer], life.clock, life.metrics)
@@ -259,7 +259,7 @@ class SlowNames:
 
 def slow_name_in_a_full_house(tmp_path: Path, receiver: Receiver, crowd: int) -> tuple[Life, SlowNames]:
     names = SlowNames("slow.example")
-    sender = Sender(Transport(receiver.answer), VirtualClock(), timeout_s=15, user_agent="test", names=names)
+    sender = Sender(Transport(receiver.answer), VirtualClock(), timeout_s=15, names=names)
     life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(unused), sender=sender)
     life.supervisor = Supervisor([life.deliverer], life.clock, life.metrics)
     bulkhead = life.deliverer._bulkhead = Bulkhead(4, 4)

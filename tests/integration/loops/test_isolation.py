@@ -43,7 +43,7 @@ class Stand:
         self.resolver = Resolver(nameservers=[nameserver.address])
         guard = Netguard(parse_allow("127.0.0.0/8"))
         self.transport = PooledTransport(guard=guard, resolve=self.resolver.resolve, limit=256)
-        sender = Sender(self.transport, clock, timeout_s=15, user_agent="test", names=self.transport)
+        sender = Sender(self.transport, clock, timeout_s=15, names=self.transport)
         headers = ClientHeaders()
         headers.use(Signer(parse_secrets(SECRET)), {})
         retry = RetryPolicy((0.0, 600.0))

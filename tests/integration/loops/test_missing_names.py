@@ -59,7 +59,7 @@ def test_a_name_that_is_not_found_in_a_full_house_fails_at_once(tmp_path: Path) 
 
     async def main() -> None:
         names = MissingName()
-        sender = Sender(Transport(take), VirtualClock(), timeout_s=15, user_agent="test", names=names)
+        sender = Sender(Transport(take), VirtualClock(), timeout_s=15, names=names)
         life = Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(unused), sender=sender)
         life.supervisor = Supervisor([life.deliverer], life.clock, life.metrics)
         gone = Lane("", "https://gone.example")

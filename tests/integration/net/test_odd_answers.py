@@ -476,7 +476,7 @@ async def test_odd_receiver_has_taken_its_webhook(
     transport: PooledTransport, raw_server: Callable[..., Any], name: str
 ) -> None:
     """A 2xx is one however it is written."""
-    sender = Sender(transport, SystemClock(), timeout_s=LIMIT_S, user_agent="test")
+    sender = Sender(transport, SystemClock(), timeout_s=LIMIT_S)
     result = await sender.send((await raw_server(in_pieces(READ[name], 10_000))).url(), {}, b"{}")
     assert (result.status_code, result.reason, result.error, result.excerpt) == (200, None, None, BODY)
 
@@ -487,7 +487,7 @@ async def test_refused_receiver_is_told_why(
 ) -> None:
     """An attempt whose answer nobody reads names the parser's reason."""
     answer, reason = REFUSED[name]
-    sender = Sender(transport, SystemClock(), timeout_s=LIMIT_S, user_agent="test")
+    sender = Sender(transport, SystemClock(), timeout_s=LIMIT_S)
     result = await sender.send((await raw_server(in_pieces(answer, 10_000))).url(), {}, b"{}")
     assert (result.status_code, result.reason) == (None, "protocol")
     assert reason in (result.error or "")

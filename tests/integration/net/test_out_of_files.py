@@ -83,7 +83,7 @@ async def test_an_attempt_is_not_made(
 ) -> None:
     """An address, a name that cannot be looked up either, several addresses: no result, and words with the limit."""
     server = await raw_server(answering(OK))
-    sender = Sender(transport, SystemClock(), timeout_s=5, user_agent="test")
+    sender = Sender(transport, SystemClock(), timeout_s=5)
     url = server.url("/hook?canary", host=host)
     with no_file_left() as limit, pytest.raises(OutOfResources) as caught:
         await sender.send(url, {}, b"{}")
@@ -100,7 +100,7 @@ async def test_idle_connections_give_their_files(
 ) -> None:
     """An attempt that finds no file closes what only waits for a next request, and the next attempt finds one."""
     server = await raw_server(answering(OK))
-    sender = Sender(transport, SystemClock(), timeout_s=5, user_agent="test")
+    sender = Sender(transport, SystemClock(), timeout_s=5)
     earlier = os.dup(0)
     for host in ("127.0.0.1", "localhost"):
         await sender.send(server.url(host=host), {}, b"{}")
@@ -125,7 +125,7 @@ async def test_a_file_short_for_the_second_address(transport: PooledTransport, m
             raise OSError(errno.EMFILE, "Too many open files")
         return real(*arguments)
 
-    sender = Sender(transport, SystemClock(), timeout_s=5, user_agent="test")
+    sender = Sender(transport, SystemClock(), timeout_s=5)
     monkeypatch.setattr("gateway.net.transport.socket.socket", opened)
     with pytest.raises(OutOfResources, match="Too many open files"):
         await sender.send(f"http://two.test:{port}/", {}, b"{}")
@@ -141,7 +141,7 @@ async def test_each_lack_is_our_own(number: int) -> None:
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             raise not_connected(request.url.host, OSError(number, os.strerror(number)))
 
-    sender = Sender(Lacking(), SystemClock(), timeout_s=5, user_agent="test")
+    sender = Sender(Lacking(), SystemClock(), timeout_s=5)
     with pytest.raises(OutOfResources) as caught:
         await sender.send("https://hooks.example.test/?canary", {}, b"{}")
     assert caught.value.message.startswith(f"No attempt could be made: hooks.example.test: {os.strerror(number)}")

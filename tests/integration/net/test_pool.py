@@ -44,7 +44,7 @@ async def test_ten_thousand_cancelled_attempts_leave_the_pool_whole(
     urls = [server.url(), *(server.url(host=f"{name}.test") for name in "abc")]
     guard = Netguard(parse_allow("127.0.0.1, a.test, b.test, c.test"))
     transport = PooledTransport(guard=guard, limit=LIMIT, limit_idle=LIMIT, resolve=resolve)
-    sender = Sender(transport, SystemClock(), timeout_s=20, user_agent="test")
+    sender = Sender(transport, SystemClock(), timeout_s=20)
 
     async def attempt() -> str | None:
         return (await sender.send(rng.choice(urls), {}, b"{}")).reason

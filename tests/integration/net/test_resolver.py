@@ -314,7 +314,7 @@ async def test_a_sender_says_dns(make) -> None:
     """Over the real transport a name that does not exist, and one that nobody answers for, are the reason dns."""
     resolver = make(limit_s=0.3)
     transport = PooledTransport(guard=Netguard(), resolve=resolver.resolve, limit=10)
-    sender = Sender(transport, SystemClock(), timeout_s=5, user_agent="test")
+    sender = Sender(transport, SystemClock(), timeout_s=5)
     for name, words in (("gone.test", "there is no such name"), ("dead.test", "no name server answered within 0.3 s")):
         result = await sender.send(f"https://{name}/hook?canary", {}, b"{}")
         assert (result.status_code, result.reason) == (None, "dns")

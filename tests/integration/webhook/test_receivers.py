@@ -78,7 +78,6 @@ class Sending:
             self.transport,
             SystemClock(),
             timeout_s=10,
-            user_agent="gateway/test",
             names=self.transport,
             receivers=self.receivers,
         )

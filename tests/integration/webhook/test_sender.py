@@ -12,6 +12,7 @@ from typing import get_args
 import httpx
 import pytest
 
+from gateway import __version__
 from gateway.core.clock import SystemClock
 from gateway.net import errors
 from gateway.net.errors import ExchangeFailed
@@ -49,7 +50,7 @@ async def make():
     def new(*, timeout_s: float = 5.0, allow: str = "127.0.0.0/8", clock=None, **options) -> Sender:
         transport = PooledTransport(guard=Netguard(parse_allow(allow)), **{"resolve": unknown, "limit": 10, **options})
         made.append(transport)
-        return Sender(transport, clock or SystemClock(), timeout_s=timeout_s, user_agent="gateway/test")
+        return Sender(transport, clock or SystemClock(), timeout_s=timeout_s)
 
     yield new
     for transport in made:
@@ -57,7 +58,7 @@ async def make():
 
 
 def over(transport: httpx.AsyncBaseTransport) -> Sender:
-    return Sender(transport, FixedClock(), timeout_s=5, user_agent="gateway/test")
+    return Sender(transport, FixedClock(), timeout_s=5)
 
 
 def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
@@ -91,7 +92,7 @@ async def test_what_the_receiver_sees(make, raw_server, read_request) -> None:
         "host": server.netloc,
         "content-type": "application/json",
         "webhook-id": "cb_1",
-        "user-agent": "gateway/test",
+        "user-agent": f"webhook-bridging-gateway/{__version__}",
         "accept": "*/*",
         "accept-encoding": "identity",
         "content-length": "7",
@@ -526,9 +527,7 @@ async def test_failed_attempts_leave_nothing_to_the_collector(make, raw_server, 
     url = server.url(host="a.test") if failing == "no name" else server.url()
     sender = make(timeout_s=0.2 if failing == "too slow" else 5, allow="" if failing == "blocked" else "127.0.0.1")
     if failing == "no name":
-        sender = Sender(
-            sender._transport, SystemClock(), timeout_s=5, user_agent="gateway/test", names=sender._transport
-        )
+        sender = Sender(sender._transport, SystemClock(), timeout_s=5, names=sender._transport)
     if failing == "refused":
         await server.stop()
     with nothing_left_to_the_collector():
