@@ -164,6 +164,11 @@ async def receiver_hangs(stage: Stage) -> None:
     stage.begin(trickle(stage, 20, "bad.example"))
 
 
+async def receiver_hangs_beside_a_pause(stage: Stage) -> None:
+    stage.begin(paused(stage, DAY))
+    await receiver_hangs(stage)
+
+
 async def receiver_gone(stage: Stage) -> None:
     stage.receivers["bad.example"] = gone
     await stage.register("bad.example")
@@ -332,6 +337,11 @@ FAULTS: Mapping[str, Planted] = {
     "a receiver fails": Planted(receiver_fails, 90 * MINUTE, {"GatewayReceiverFails": 70}),
     "a receiver hangs": Planted(
         receiver_hangs,
+        75 * MINUTE,
+        {"GatewayWebhooksSlow": 25, "GatewayWebhooksLate": 30, "GatewayReceiverFails": 70},
+    ),
+    "a receiver hangs while another is paused": Planted(
+        receiver_hangs_beside_a_pause,
         75 * MINUTE,
         {"GatewayWebhooksSlow": 25, "GatewayWebhooksLate": 30, "GatewayReceiverFails": 70},
     ),
