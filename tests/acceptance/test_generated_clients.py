@@ -15,7 +15,7 @@ import pytest
 
 from tests.described.asking import SCHEMATHESIS
 from tests.described.served import TOKENS, described
-from tests.manual import ROOT, page
+from tests.manual import ROOT, TYPES, page
 
 NODE = ROOT / "tests" / "node"
 TOKEN = TOKENS[0]["GATEWAY_TOKEN"]
@@ -110,7 +110,7 @@ async def test_a_client_in_python(tmp_path: Path) -> None:
             "--python-executable",
             tools / "python",
             "--cache-dir",
-            tmp_path / "cache",
+            TYPES / "generated",
         )
         await run(sys.executable, "-m", *mypy, "example.py", cwd=tmp_path, MYPYPATH=made)
         told = await run(tools / "python", "example.py", cwd=tmp_path, PYTHONPATH=made)

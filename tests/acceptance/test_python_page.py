@@ -12,7 +12,7 @@ import pytest
 from gateway.client import AsyncClient, Client
 from gateway.client.calls import Calls
 from tests.crash.process import LIMIT_S
-from tests.manual import ROOT, page
+from tests.manual import ROOT, TYPES, page
 
 TOKEN = "token-of-the-client"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", page("python"), re.MULTILINE | re.DOTALL)
@@ -71,7 +71,8 @@ async def test_the_blocks_have_the_types_that_they_seem_to_have(tmp_path: Path) 
         paths.append(tmp_path / f"block_{number}.py")
         paths[-1].write_text(block, "utf-8")
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "mypy", "--config-file=", "--strict", f"--cache-dir={tmp_path}", *map(str, paths)),
+        *(sys.executable, "-m", "mypy", "--config-file=", "--strict", f"--cache-dir={TYPES / 'python'}"),
+        *map(str, paths),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
     )

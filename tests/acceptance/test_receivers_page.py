@@ -23,7 +23,7 @@ import pytest
 
 from gateway.signature import Signer, make_secret, parse_secrets
 from tests.crash.process import LIMIT_S, SECRET
-from tests.manual import MANUAL, ROOT, page
+from tests.manual import MANUAL, ROOT, TYPES, page
 
 RECEIVERS = MANUAL / "receivers"
 PYTHON = ROOT / ".venv-receivers" / "bin" / "python"
@@ -299,7 +299,7 @@ async def test_the_examples_in_python_have_types() -> None:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "mypy", "--config-file=", "--strict", f"--python-executable={PYTHON}"),
         *("--disable-error-code=import-untyped", "--allow-untyped-decorators", "--follow-imports=silent"),
-        "--cache-dir=/dev/null",
+        f"--cache-dir={TYPES / 'receivers'}",
         *(str(RECEIVERS / f"{name}_receiver.py") for name in ("fastapi", "flask", "django")),
         cwd=ROOT,
         stdout=PIPE,

@@ -65,8 +65,14 @@ def test_tables_say_whose_they_are() -> None:
     ]
 
 
-BOOK = Book("/manual")
-SEARCH = ManualSearch(BOOK.pages)
+@pytest.fixture(scope="module")
+def book() -> Book:
+    return Book("/manual")
+
+
+@pytest.fixture(scope="module")
+def search(book: Book) -> ManualSearch:
+    return ManualSearch(book.pages)
 
 
 @pytest.mark.parametrize(
@@ -80,15 +86,15 @@ SEARCH = ManualSearch(BOOK.pages)
         ("disk full", "troubleshooting", "the-disk-is-full"),
     ],
 )
-def test_what_is_looked_for_comes_first(text: str, page: str, anchor: str) -> None:
+def test_what_is_looked_for_comes_first(search: ManualSearch, text: str, page: str, anchor: str) -> None:
     """A heading or a name before what only mentions it, in capitals or not."""
-    best = SEARCH.find(text)[0]
+    best = search.find(text)[0]
     assert (best.page, best.anchor) == (page, anchor)
 
 
-def test_a_hit_shows_where_it_has_what_is_looked_for() -> None:
+def test_a_hit_shows_where_it_has_what_is_looked_for(search: ManualSearch) -> None:
     """An excerpt of whole words, with each word marked; one that lacks a word is no hit."""
-    hits = SEARCH.find("disk full")
+    hits = search.find("disk full")
     assert hits
     for hit in hits:
         text = "".join(piece.text for piece in (*hit.title, *hit.excerpt))
@@ -96,12 +102,12 @@ def test_a_hit_shows_where_it_has_what_is_looked_for() -> None:
         marked = {piece.text.lower() for piece in (*hit.title, *hit.excerpt) if piece.found}
         assert marked <= {"disk", "full"}
     assert "disk" in "".join(piece.text for piece in hits[0].excerpt).lower()
-    assert SEARCH.find("disk zyzzyva") == SEARCH.find("") == SEARCH.find("?! ()") == []
+    assert search.find("disk zyzzyva") == search.find("") == search.find("?! ()") == []
 
 
-def test_every_page_stands_in_its_place() -> None:
+def test_every_page_stands_in_its_place(book: Book) -> None:
     """The first is the index, each page follows the one before it in the index, and the last has none after it."""
-    names = list(BOOK.pages)
+    names = list(book.pages)
     assert names[0] == "index"
-    assert [page.name for name in names if (page := BOOK.neighbours(name).after)] == names[1:]
-    assert [page.name for name in names if (page := BOOK.neighbours(name).before)] == names[:-1]
+    assert [page.name for name in names if (page := book.neighbours(name).after)] == names[1:]
+    assert [page.name for name in names if (page := book.neighbours(name).before)] == names[:-1]

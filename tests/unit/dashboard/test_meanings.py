@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
@@ -12,6 +13,7 @@ from gateway.core.errors import AddressNotAllowed
 from gateway.core.model import TaskState
 from gateway.dashboard import polls
 from gateway.dashboard.manual.book import Book
+from gateway.dashboard.manual.markdown import Section
 from gateway.dashboard.meanings import MEANINGS, meaning
 from gateway.dashboard.timeline import _how_it_ended
 from gateway.net.guard import Netguard
@@ -21,12 +23,17 @@ from gateway.upstream.answer import AbandonReason, abandoned, read_answer
 from gateway.webhook.explaining import OF_EVENTS, SENTENCES, explained, explained_status
 
 PROFILE = read_profiles([config_dir() / "upstreams"])[0]["aigptimage"]
-PAGE = Book("/manual").pages["troubleshooting"]
 
 
-def test_each_meaning_has_its_heading() -> None:
+@pytest.fixture(scope="module")
+def sections() -> Sequence[Section]:
+    """Return the parts of the page that explains."""
+    return Book("/manual").pages["troubleshooting"].sections
+
+
+def test_each_meaning_has_its_heading(sections: Sequence[Section]) -> None:
     """Where a link leads there is something to read."""
-    anchors = {one.anchor for one in PAGE.sections}
+    anchors = {one.anchor for one in sections}
     assert [anchor for _, anchor in MEANINGS if anchor not in anchors] == []
 
 
@@ -207,7 +214,7 @@ def test_what_needs_no_explanation(text: str | None) -> None:
     assert meaning(text) is None
 
 
-def test_every_part_says_what_to_do() -> None:
+def test_every_part_says_what_to_do(sections: Sequence[Section]) -> None:
     """None of them is only a heading."""
-    short = [one.title for one in PAGE.sections if one.level == 3 and len(one.text) < 60]
+    short = [one.title for one in sections if one.level == 3 and len(one.text) < 60]
     assert short == []
