@@ -9,7 +9,7 @@ from gateway.webhook.body import webhook_body
 from gateway.webhook.bulkhead import Bulkhead
 from tests.nouns import due_webhook
 
-__all__ = ["body_sent", "claim_webhooks", "end_one", "fill", "lane", "webhook", "well"]
+__all__ = ["A", "B", "C", "begin", "body_sent", "claim_webhooks", "end_one", "fill", "lane", "webhook", "well"]
 
 _seqs = count(-1, -1)  # none that a store gives
 
@@ -31,6 +31,9 @@ def webhook(on: Lane, *, retry: bool = False) -> DueCallback:
     )
 
 
+A, B, C = lane("a"), lane("b", "bob"), lane("c", "cid")
+
+
 def fill(bulkhead: Bulkhead, on: Lane, *, retry: bool = False) -> list[DueCallback]:
     """Take places until one is refused; return whose they are."""
     taken: list[DueCallback] = []
@@ -38,6 +41,17 @@ def fill(bulkhead: Bulkhead, on: Lane, *, retry: bool = False) -> list[DueCallba
         taken.append(one)
         assert len(taken) <= 1000
     return taken
+
+
+def begin(bulkhead: Bulkhead, *, each_has: int = 1000) -> list[DueCallback]:
+    """Let begin what is given a share, of lanes that have so many webhooks; those that have more wait again."""
+    begun = []
+    for share in bulkhead.shares(1000):
+        webhooks = [webhook(share.lane) for _ in range(min(share.room, each_has))]
+        begun += [one for one in webhooks if bulkhead.admit(one)]
+        if each_has > share.room:
+            bulkhead.wait(share.lane)
+    return begun
 
 
 def well(bulkhead: Bulkhead, *lanes: Lane) -> None:

@@ -79,6 +79,9 @@ looks through rows for pages, and changes no state."""
 
 TESTS = (
     "tests/unit/webhook/test_bulkhead.py",
+    "tests/unit/webhook/test_newcomers.py",
+    "tests/unit/webhook/test_look_up_places.py",
+    "tests/unit/webhook/test_lane_turns.py",
     "tests/unit/loops/test_inflight.py",
     "tests/unit/loops/test_leading.py",
     "tests/unit/loops/test_leading_rounds.py",
