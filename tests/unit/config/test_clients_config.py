@@ -1,6 +1,5 @@
 """Tables [clients.NAME] of the TOML file: what they may hold; every mistake in the one report, no secret shown."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,6 @@ from gateway.core.ratelimit import RateWindow
 
 HASH = hash_line("canary-token")
 OTHER = hash_line("another-token")
-
-
-@pytest.fixture
-def toml(tmp_path: Path) -> Callable[[str], Path]:
-    """Write a TOML file and return its path."""
-
-    def write(text: str) -> Path:
-        path = tmp_path / "gateway.toml"
-        path.write_text(text, "utf-8")
-        return path
-
-    return write
 
 
 def clients(path: Path, **validators: Any) -> dict[str, ClientSettings]:
