@@ -1,0 +1,111 @@
+"""Registering in batches: each item is judged, stored and told of by itself, and delays nobody."""
+
+import asyncio
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.app import build as app
+from gateway.core.errors import StoreError, StoreRefused
+from gateway.core.model import NewCallback, Registration
+from gateway.net.resolver import Resolver
+from gateway.store.registry import StoreRegistry
+from tests.apistand import body, gateway_client
+from tests.nameserver import serve_names
+from tests.waiting import until
+
+
+async def test_a_batch_judges_each_by_itself(api: httpx.AsyncClient) -> None:
+    """Answers stand in the order sent; a refused item does not touch the others; duplicates inside are 200."""
+    items = [
+        body(taskId="sim-never-0-1"),
+        {"taskId": "sim-never-0-2"},
+        body(taskId="sim-never-0-3", callbackUrl="http://169.254.169.254/"),
+        body(taskId="sim-never-0-1"),
+        body(taskId="sim-never-0-1", timeoutSeconds=1),
+        7,
+    ]
+    answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
+    assert answer.status_code == 200
+    data = answer.json()["data"]
+    assert [item["status"] for item in data] == [201, 422, 422, 200, 409, 422]
+    assert data[0]["callback"]["id"] == data[3]["callback"]["id"]
+    assert data[1]["error"]["errors"][0]["field"] == "callbackUrl"
+    assert data[2]["error"]["code"] == "callback_not_allowed"
+    assert len((await api.get("/v1/callbacks")).json()["data"]) == 1
+
+
+async def test_items_that_are_stored_one_by_one_tell_of_each_too(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where one item is refused the others are written by themselves; the database may fail in between."""
+    real = StoreRegistry.register
+
+    async def register(self: StoreRegistry, new: Sequence[NewCallback]) -> Sequence[Registration]:
+        if len(new) > 1:
+            raise StoreRefused("not this one")
+        if new[0].task_id.endswith("1"):
+            raise StoreError("disk I/O error")
+        return await real(self, new)
+
+    monkeypatch.setattr(StoreRegistry, "register", register)
+    items = [body(taskId=f"sim-never-0-{number}") for number in range(3)]
+    answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
+    assert [one["status"] for one in answer.json()["data"]] == [201, 503, 201]
+    assert len((await api.get("/v1/callbacks")).json()["data"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("metadata", "first"), [({}, 512), ({"note": "x" * 3500}, 128)], ids=["small", "as large as four small ones"]
+)
+async def test_a_batch_tells_of_each_whether_it_is_stored(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, metadata: dict[str, str], first: int
+) -> None:
+    """It is written in pieces, the larger its rows the fewer: where the second one fails, the first is stored."""
+    items = [body(taskId=f"sim-never-0-{number}", metadata=metadata) for number in range(first + 88)]
+    real = StoreRegistry.register
+    left = 1
+
+    async def register(self: StoreRegistry, new: Sequence[NewCallback]) -> Sequence[Registration]:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise StoreError("disk I/O error")
+        return await real(self, new)
+
+    monkeypatch.setattr(StoreRegistry, "register", register)
+    answer = await api.post("/v1/callbacks/batch", json={"callbacks": items})
+    answers = answer.json()["data"]
+    assert [one["status"] for one in answers] == [201] * first + [503] * 88
+    assert answers[-1]["error"]["code"] == "unavailable"
+    assert (await api.post("/v1/callbacks/batch", json={"callbacks": items})).status_code == 503
+    left = 2
+    again = await api.post("/v1/callbacks/batch", json={"callbacks": items})
+    assert [one["status"] for one in again.json()["data"]] == [200] * first + [201] * 88
+
+
+async def test_a_batch_of_slow_names_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a batch waits for a thousand names that nobody answers for, other registrations go on, batches included."""
+    items = [body(callbackUrl=f"https://slow-{number}.example.com/in") for number in range(1000)]
+    async with serve_names(hooks_example_com=["192.0.2.1"]) as server:
+        monkeypatch.setattr(app, "Resolver", partial(Resolver, nameservers=[server.address]))
+        async for api in gateway_client(tmp_path):
+            slow = asyncio.create_task(api.post("/v1/callbacks/batch", json={"callbacks": items}))
+            async with asyncio.timeout(10):
+                await until(lambda: len(server.asked) >= 64)
+                assert (await api.post("/v1/callbacks", json=body())).status_code == 201
+                batch = await api.post("/v1/callbacks/batch", json={"callbacks": [body(taskId="sim-never-0-b")]})
+                assert [item["status"] for item in batch.json()["data"]] == [201]
+            assert not slow.done()
+            slow.cancel()
+            await asyncio.wait([slow])
+
+
+@pytest.mark.parametrize("count", [0, 1001])
+async def test_a_batch_of_no_or_too_many_is_422(api: httpx.AsyncClient, count: int) -> None:
+    """A batch holds 1 to 1,000."""
+    answer = await api.post("/v1/callbacks/batch", json={"callbacks": [body()] * count})
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "callbacks")
