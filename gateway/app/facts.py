@@ -82,9 +82,9 @@ def receivers(deliverer: Deliverer, pauses: Pauses) -> list[ReceiverFacts]:
 
 
 def paused(pauses: Pauses, client: str, receiver: str) -> Paused | None:
-    """Return since when and by whom a receiver is paused for a client; None: it is not."""
+    """Return since when and by whom a receiver, or one above it, is paused for a client; None: it is not."""
     found = pauses.of(client, receiver)
-    return None if found is None else Paused(found.since, found.by)
+    return None if found is None else Paused(found.since, found.by, found.receiver)
 
 
 def counts(metrics: Metrics, deliverer: Deliverer) -> Counts:

@@ -92,7 +92,8 @@ class Actions:
 
     async def _is_known(self, client: str, receiver: str, callback_id: str | None) -> bool:
         """Whether webhooks go to a receiver of that name, perhaps as a table called it that is there no more."""
-        if self._parts.paused(client, receiver) is not None:
+        paused = self._parts.paused(client, receiver)
+        if paused is not None and paused.receiver == receiver:
             return True
         if any((one.client, one.receiver) == (client, receiver) for one in self._parts.receivers()):
             return True

@@ -65,6 +65,8 @@ class Paused(NamedTuple):
     since: int
     by: str
     """Whose token it was paused with."""
+    receiver: str
+    """Which was: itself, or one that it lies under."""
 
 
 class ReceiverFacts(NamedTuple):

@@ -214,9 +214,9 @@ def _next(
             text = " ".join(filter(None, (held_up, planned(polls), text)))
             return LinePoint("Next poll", task.next_poll_at, text, "next")
         case CallbackState.PENDING if paused is not None:
-            text = (
-                f"Paused by {paused.by} since {clock_time(paused.since)}. It loses neither attempts nor time by that."
-            )
+            above = "" if paused.receiver == callback.receiver else f" with {paused.receiver}"
+            text = f"Paused{above} by {paused.by} since {clock_time(paused.since)}."
+            text += " It loses neither attempts nor time by that."
             return LinePoint(
                 f"Attempt {callback.attempts + 1} waits for its receiver to be resumed", None, text, "warn"
             )

@@ -13,6 +13,7 @@ import structlog
 from gateway.core.clock import Clock
 from gateway.core.errors import Conflict, StoreError
 from gateway.core.model import Lane
+from gateway.core.pausing import holds_back
 from gateway.store import Housekeeping
 
 __all__ = ["Pause", "Pauses"]
@@ -54,7 +55,7 @@ class Pauses:
         self._read_at: float | None = None
         self._all: Mapping[Lane, Pause] = {}
         self.lanes: frozenset[Lane] = frozenset()
-        """Those that are paused, as far as is known here: the same object while nothing has changed."""
+        """Those that are paused by name, as far as is known here: the same object while nothing has changed."""
 
     async def follow(self) -> frozenset[Lane]:
         """Return what ``lanes`` is, read anew where others may have changed it. Raises StoreError at the first time."""
@@ -72,11 +73,15 @@ class Pauses:
         return self.lanes
 
     def of(self, client: str, receiver: str) -> Pause | None:
-        """Return since when and by whom a receiver is paused for a client; None: it is not."""
-        return self._all.get(Lane(client, receiver))
+        """Return since when and by whom a receiver is paused for a client, or one above it; None: it is not."""
+        found = holds_back(self._all, Lane(client, receiver))
+        return None if found is None else self._all[found]
 
     async def pause(self, client: str, receiver: str, by: str) -> None:
-        """Make no attempt at a receiver until it is resumed, on any replica. Raises Conflict and StoreError."""
+        """Make no attempt at a receiver, and at those under it, until it is resumed, on any replica.
+
+        Raises Conflict and StoreError.
+        """
         new = Pause(client, receiver, self._clock.now(), by)
 
         def with_it(known: _Kept) -> _Kept:

@@ -171,7 +171,7 @@ class Registry(ProxyRegistry, Protocol):
     async def backlog(self, paused: Collection[Lane] = ()) -> Backlog:
         """Count what waits. It may take a while where that is much, but holds up nobody; see ``Backlog``.
 
-        What waits on lanes that are ``paused`` is counted, and is never the longest due.
+        What waits on lanes that are ``paused``, or held back by these, is counted, and is never the longest due.
         """
 
 

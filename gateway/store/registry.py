@@ -24,6 +24,7 @@ from gateway.core.model import (
     Registration,
     Task,
 )
+from gateway.core.pausing import holds_back
 from gateway.core.pollhistory import PastPoll
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.store import Turn, rows
@@ -322,9 +323,13 @@ class StoreRegistry(StoreCreates, StoreSearch):
 
     async def backlog(self, paused: Collection[Lane] = ()) -> Backlog:
         waiting = await self._counts(self._sql.COUNT_WAITING)
-        held = {f"{lane.client}\n{lane.receiver}" for lane in paused}
+        held = set(paused)
         counted = self._sql.COUNT_PENDING_LANES if held else self._sql.COUNT_PENDING
-        owed = await self._counts(counted, lambda lane: "held" if lane in held else "")
+
+        def whether_held(lane: str) -> str:
+            return "held" if lane and holds_back(held, Lane(*lane.split("\n"))) else ""
+
+        owed = await self._counts(counted, whether_held)
         pending = sum(count for count, _ in owed.values())
         _, oldest_due_at = owed.get("", (0, None))
         dead, _ = (await self._counts(self._sql.COUNT_DEAD)).get("", (0, None))

@@ -20,11 +20,13 @@ lanes have webhooks that are due, claims the shares that it is given, and says w
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
+from itertools import chain
 from typing import TypeVar
 
 import msgspec
 
 from gateway.core.model import DueCallback, Lane, Share
+from gateway.core.pausing import holds_back
 from gateway.webhook.limits import ReceiverLimits, Usage
 from gateway.webhook.waiting import Waiting
 
@@ -41,8 +43,6 @@ _CLIENT_FACTOR = 3
 _TURNOVER = 8
 _YOUNG_PART = 1 / 15  # of an attempt's time: an eighth less each time leaves 21 of a client's 144 when the first end
 _REMEMBERED = 10_000  # lanes that are known to be well, or to fail: of more, the longest unheard of are forgotten
-
-
 _NONE: Counter[str | None] = Counter()
 
 
@@ -136,7 +136,7 @@ class Bulkhead:
     def wait(self, lane: Lane) -> None:
         """Hear that a lane has webhooks that are due."""
         self._only_retries.remove(lane)
-        if lane in self._paused:
+        if self._is_paused(lane):
             self._held_back.add(lane)
             return
         if lane not in self._full:
@@ -151,20 +151,25 @@ class Bulkhead:
             self._only_retries.add(lane)
 
     def pause(self, lanes: frozenset[Lane]) -> None:
-        """Hear which lanes are paused from now on, all of them: their attempts that are under way go on."""
+        """Hear which lanes are paused from now on, all of them, and what lies under them: what is under way goes on."""
         if lanes is self._paused:
             return
-        begin, end, self._paused = lanes - self._paused, self._paused - lanes, lanes
-        for lane in begin:
-            waited = [waiting.remove(lane) for waiting in (*self._waiting.values(), self._only_retries)]
-            if any(waited) or lane in self._full:
-                self._full.discard(lane)
-                self._held_back.add(lane)
-        for lane in end:
+        before, self._paused = self._paused, lanes
+        waits = (*self._waiting.values(), self._only_retries)
+        for lane in filter(self._is_paused, [*self._full, *chain.from_iterable(waits)]):
+            for waiting in waits:
+                waiting.remove(lane)
+            self._full.discard(lane)
+            self._held_back.add(lane)
+        known = dict.fromkeys(chain(self._well, self._held_back))
+        for lane in [one for one in known if holds_back(before, one) and not self._is_paused(one)]:
             self._well.pop(lane, None)
             if lane in self._held_back:
                 self._held_back.remove(lane)
                 self.wait(lane)
+
+    def _is_paused(self, lane: Lane) -> bool:
+        return bool(self._paused) and holds_back(self._paused, lane) is not None
 
     def shares(self, limit: int) -> list[Share]:
         """Return of whom how much is to be claimed now, ``limit`` places at most; these lanes wait no longer."""
@@ -230,6 +235,8 @@ class Bulkhead:
         lane = callback.lane
         attempt = _UnderWay(lane, callback.retry, lane not in self._well)
         allowed, usage = (True, None) if self._limits is None else self._limits.begins(callback.url)
+        if usage is not None and self._is_paused(Lane(lane.client, usage.receiver)):
+            return False  # it came before its table, and is handed over
         if not allowed or self._room_of_lane(lane) <= 0 or not self._begins(callback.claim, attempt):
             return False
         if usage is not None:

@@ -8,6 +8,7 @@ crowd is not taken for somebody new however often it comes again.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from itertools import chain
 
 from gateway.core.model import Lane
@@ -34,6 +35,10 @@ class Waiting:
         for client, line in reversed(self._lines.items()):
             (failing if line.only_fails else fresh).append(client)
         return _from_both_ends(fresh) + failing
+
+    def __iter__(self) -> Iterator[Lane]:
+        """Yield every lane."""
+        return chain.from_iterable(line.lanes for line in self._lines.values())
 
     def count_of(self, client: str) -> int:
         return len(self._lines[client]) if client in self._lines else 0
@@ -74,6 +79,10 @@ class _Line:
 
     def __len__(self) -> int:
         return len(self._fresh) + len(self._failing) + len(self._holding)
+
+    @property
+    def lanes(self) -> list[Lane]:
+        return [*self._fresh, *self._failing, *self._holding]
 
     @property
     def only_fails(self) -> bool:

@@ -255,6 +255,27 @@ async def test_webhooks_of_a_table_that_is_gone_are_paused_as_they_are_called(tm
         assert "Receivers that are paused http://localhost:9/hooks , by" in await world.visitor.page("/")
 
 
+async def test_a_paused_host_holds_back_a_table_that_is_added_later(tmp_path: Path) -> None:
+    """It was paused with its paths, and stays so; its page says with whom, and resumes that."""
+    environ = {"GATEWAY_CALLBACK_ALLOW": "127.0.0.1"}
+    async with world_at(tmp_path, **environ) as world:
+        await world.delivered(await world.registered("sim-success-0-first", world.hooks_url))
+        host = world.hooks_url.removesuffix("/hooks")
+        await world.visitor.post("/dashboard/receivers/pause", "/dashboard/receivers", receiver=host)
+    (tmp_path / "tables.toml").write_text(f'[[receivers]]\nmatch = "{host}/slow"')
+    async with world_at(tmp_path, GATEWAY_CONFIG=str(tmp_path / "tables.toml"), **environ) as world:
+        callback_id = await world.registered("sim-success-0-cat", f"{host}/slow/1")
+        page = f"/dashboard/callbacks/{callback_id}"
+        text = await world.shows(page, "Attempt 1 waits for its receiver to be resumed")
+        assert f"Paused with {host} by default since" in text
+        assert f"paused with {host} by default" in text
+        assert (await world.client.get(f"/v1/callbacks/{callback_id}")).json()["attempts"] == 0
+        assert "gateway_oldest_due_seconds 0.0" in (await world.client.get("/metrics")).text
+        (named,) = re.findall(r'name="receiver" value="([^"]+)"', (await world.visitor.get(page)).text)
+        await world.visitor.post("/dashboard/receivers/resume", page, receiver=named, callback=callback_id)
+        await world.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["attempts"] > 0)
+
+
 async def test_a_client_pauses_its_own_webhooks_alone(tmp_path: Path) -> None:
     """Whatever its form says; the operator says whose are meant."""
     async with world_at(tmp_path, GATEWAY_TOKEN="mine", GATEWAY_OPERATOR_TOKEN=OPERATOR) as world:

@@ -187,3 +187,21 @@ async def test_a_pause_that_changes_nothing_is_not_told_of(store: Store) -> None
         ("receiver.paused", "ann"),
         ("receiver.resumed", "operator"),
     ]
+
+
+async def test_a_pause_of_a_host_is_told_of_what_lies_under_it(store: Store) -> None:
+    """With whom it was paused: to resume that is what resumes it. The nearest counts."""
+    pauses = pauses_of(store)
+    await pauses.pause("ann", RECEIVER, "ann")
+    await pauses.pause("ann", f"{RECEIVER}/a/b", "operator")
+
+    def told(path: str, client: str = "ann") -> tuple[str, str] | None:
+        found = pauses.of(client, f"{RECEIVER}{path}")
+        return None if found is None else (found.receiver, found.by)
+
+    assert told("") == told("/a") == told("/ab") == (RECEIVER, "ann")
+    assert told("/a/b") == told("/a/b/c") == (f"{RECEIVER}/a/b", "operator")
+    assert told(":8443/a") is told(".org") is told("/a", "bob") is None
+    await pauses.resume("ann", RECEIVER, "ann")
+    assert told("/a") is None
+    assert told("/a/b/c") == (f"{RECEIVER}/a/b", "operator")

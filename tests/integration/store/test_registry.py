@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 
 from gateway.core.model import (
@@ -544,6 +545,10 @@ async def test_what_waits_for_a_pause_is_owed_and_never_late(
     every = [Lane("ann", f"https://{name}.example.com") for name in ("paused", "r1", "r2", "r3")]
     found = await store.registry.backlog(every)
     assert (found.pending, found.oldest_due_at) == (5, None)
+    of_table = msgspec.structs.replace(new("under"), receiver="https://r1.example.com/hooks")
+    await settle(store, await registered(store, of_table), at=NOW - 1)
+    assert (await store.registry.backlog(every)).oldest_due_at is None, "it lies under one that is paused"
+    assert (await store.registry.backlog(every[2:])).oldest_due_at == NOW - 1
 
 
 async def test_what_ends_while_the_backlog_is_counted_takes_nothing_down(

@@ -10,7 +10,9 @@ from gateway.dashboard.frame import Frame
 from gateway.dashboard.session import BrowserSession, Visitor
 
 NOW = 1_777_460_000_000
-HELD = ReceiverFacts("ann", "https://paused.example.com", 0, False, 0, None, Paused(NOW, "ann"))
+HELD = ReceiverFacts(
+    "ann", "https://paused.example.com", 0, False, 0, None, Paused(NOW, "ann", "https://paused.example.com")
+)
 
 
 def figure(label: str, *, due_ms_ago: int | None, paused: bool) -> tuple[str, str]:

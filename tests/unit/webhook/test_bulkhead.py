@@ -277,6 +277,25 @@ def test_a_lane_that_is_full_is_paused_as_well() -> None:
     assert [share.lane for share in bulkhead.shares(8)] == [A]
 
 
+def test_a_pause_holds_back_what_lies_under_it() -> None:
+    """Also what goes by a table that comes later; what only begins alike, another client's and another host's go on."""
+    under = [Lane(A.client, f"{A.receiver}{path}") for path in ("/slow", "/slow/er", "/quick")]
+    others = [Lane("bob", under[0].receiver), Lane(A.client, f"{A.receiver}:8443/slow"), B]
+    bulkhead = Bulkhead(256)
+    well(bulkhead, *under, *others)
+    bulkhead.wait(under[0])
+    bulkhead.pause(frozenset({A}))
+    for one in (*under[1:], *others):
+        bulkhead.wait(one)
+    assert {share.lane for share in bulkhead.shares(256)} == set(others)
+    bulkhead.pause(frozenset({under[0]}))
+    assert [share.lane for share in bulkhead.shares(256)] == [under[2]], "the rest of its host is resumed"
+    bulkhead.pause(frozenset({Lane(A.client, f"{A.receiver}/slo")}))
+    found = [share for _ in range(2) for share in bulkhead.shares(256)]
+    assert {share.lane for share in found} == set(under[:2])
+    assert all(share.room < 32 for share in found), "as newcomers"
+
+
 def test_a_circuit_is_open_after_five_failures_in_a_row() -> None:
     """Until an attempt succeeds; what says nothing of the receiver is none."""
     bulkhead = Bulkhead(256)

@@ -218,6 +218,19 @@ def test_a_lane_of_a_table_that_is_elsewhere_waits_for_this_ones_room() -> None:
     assert table.shared() == {its: 1}
 
 
+def test_what_came_before_a_table_that_is_paused_joins_it() -> None:
+    """It is on the host's lane still, which is not paused; so it is handed over, where it waits for its receiver."""
+    table = Table(path="/slow")
+    well(table.bulkhead, A)
+    table.bulkhead.pause(frozenset({Lane(A.client, table.usage.receiver)}))
+    one = msgspec.structs.replace(webhook(A), url=f"{A.receiver}/slow/1")
+    assert not table.bulkhead.admit(one)
+    assert table.bulkhead.misplaced(one) == table.usage.receiver
+    table.bulkhead.wait(Lane(A.client, table.usage.receiver))
+    assert table.shared(A).keys() == {A}
+    assert table.bulkhead.admit(webhook(A)), "the rest of the host goes on"
+
+
 def test_without_a_table_nothing_is_asked() -> None:
     """The common path has no cost of these."""
     limits = ReceiverLimits(lambda: 1 / 0, lambda url: Usage(1, None, None))
