@@ -7,6 +7,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from gateway.otel.tracing import OtelTracing
+from gateway.otel.words import Words
 from tests.life import Life, until
 from tests.polling import Upstream, error, said
 from tests.virtualtime import VirtualClock, run_virtual
@@ -22,7 +23,7 @@ def test_a_probe_of_the_key_is_in_no_tasks_trace(tmp_path: Path) -> None:
         words = [said(401, error(401))] * 2 + [said(404, error(404))]
         upstream = Upstream(words[0], neutral=lambda: words.pop(0)())
         life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
-        life.poller._tracing = OtelTracing(provider)
+        life.poller._tracing = OtelTracing(provider, Words({}))
         await life.start()
         callback = await life.register("t")
         await until(lambda: life.key.refusal is not None)
