@@ -153,6 +153,8 @@ TESTS = (
     "tests/integration/store/sqlite/test_at_once.py",
     "tests/integration/store/sqlite/test_sql.py",
     "tests/integration/store/test_registry.py",
+    "tests/integration/store/test_cancelling.py",
+    "tests/integration/store/test_lists.py",
     "tests/integration/store/test_search.py",
     "tests/integration/store/test_creates.py",
     "tests/integration/store/test_tasks.py",
