@@ -1,34 +1,23 @@
 """What the pages show and do, over real sockets, as a browser without scripts would see it."""
 
 import asyncio
-import gc
 import html
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import Response
 
 from gateway.core.clock import SystemClock
-from gateway.core.errors import StoreError
 from gateway.core.model import CallbackState
-from gateway.dashboard import application, lists, live
-from gateway.serve.asgi import serve_asgi
+from gateway.dashboard import application, lists
 from gateway.signature import make_secret
-from gateway.simulator import SimulatedUpstream
-from gateway.simulator import serve as serve_simulator
 from gateway.store import searching
 from tests.dashboard import Visitor
+from tests.pagestand import OPERATOR, World, world_at
 from tests.postgres import Database
-from tests.running import LIMIT_S, Running, running
 from tests.storing import NOW, brought_to, new
-from tests.waiting import a_moment
 
-OPERATOR = "the-operators-token"
 HOSTILE = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -41,61 +30,6 @@ HOSTILE = (
     "&lt;b&gt;&amp;",
     "data: x\n\nevent: gone",
 )
-
-
-class Hooks:
-    """A receiver that answers as a test says."""
-
-    def __init__(self) -> None:
-        self.answer: tuple[int, str] = (204, "")
-        self.posts = 0
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        await Request(scope, receive).body()
-        self.posts += 1
-        status, text = self.answer
-        await Response(text or None, status)(scope, receive, send)
-
-
-class World(Running):
-    hooks: Hooks
-    hooks_url: str
-    visitor: Visitor
-
-    async def shows(self, path: str, *words: str) -> str:
-        """Return a page's text once it has these words."""
-        found = ""
-        try:
-            async with asyncio.timeout(LIMIT_S):
-                while True:
-                    found = await self.visitor.page(path)
-                    if all(word in found for word in words):
-                        return found
-                    await a_moment()
-        except TimeoutError:
-            pytest.fail(f"{path} still shows {found}")
-
-
-@asynccontextmanager
-async def world_at(folder: Path, **environ: str) -> AsyncIterator[World]:
-    hooks = Hooks()
-    async with (
-        serve_simulator(SimulatedUpstream(SystemClock())) as upstream_url,
-        serve_asgi(hooks) as hooks_url,
-        running(folder, upstream_url, **environ) as run,
-        Visitor(str(run.client.base_url)) as visitor,
-    ):
-        world = World(run.gateway, run.client)
-        world.hooks, world.hooks_url, world.visitor = hooks, f"{hooks_url}/hooks", visitor
-        yield world
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with world_at(
-        tmp_path, GATEWAY_RETRY_SCHEDULE="0,0.1,3600", GATEWAY_CALLBACK_ALLOW="127.0.0.1,localhost"
-    ) as made:
-        yield made
 
 
 async def test_a_callback_is_followed_from_its_registration_to_its_delivery(world: World) -> None:
@@ -199,102 +133,6 @@ async def test_what_is_counted_in_parts_is_told_as_one(world: World, monkeypatch
     assert "3 callbacks to 127.0.0.1 died then. Redeliver these 3" in await world.visitor.page(path)
     answer = await world.visitor.post("/dashboard/redeliver", path, receiver="127.0.0.1")
     assert answer.headers["location"] == "/dashboard/redeliver?done=3"
-
-
-async def test_a_paused_receiver_gets_nothing_until_it_is_resumed(tmp_path: Path) -> None:
-    """Also after a restart; others go on, nothing is lost, and each page that tells of the receiver says so."""
-    environ = {"GATEWAY_CALLBACK_ALLOW": "127.0.0.1,localhost"}
-    async with world_at(tmp_path, **environ) as world:
-        await world.delivered(await world.registered("sim-success-0-first", world.hooks_url))
-        receiver = world.hooks_url.removesuffix("/hooks")
-        answer = await world.visitor.post("/dashboard/receivers/pause", "/dashboard/receivers", receiver=receiver)
-        assert answer.headers["location"] == "/dashboard/receivers?done=paused"
-        text = await world.visitor.page("/dashboard/receivers?done=paused")
-        assert "The receiver was paused: its webhooks wait" in text
-        assert f"{receiver} paused by default" in text
-        assert f"Receivers that are paused {receiver} , by default" in await world.visitor.page("/")
-        assert "gateway_receivers_paused 1.0" in (await world.client.get("/metrics")).text
-        posts = world.hooks.posts
-        waiting = await world.registered("sim-success-0-cat", world.hooks_url)
-        page = f"/dashboard/callbacks/{waiting}"
-        text = await world.shows(page, "Attempt 1 waits for its receiver to be resumed")
-        assert "Paused by default since" in text
-        await world.shows("/", "Longest due \N{EN DASH} nothing is due, but for receivers that are paused Dead 0")
-        assert "gateway_oldest_due_seconds 0.0" in (await world.client.get("/metrics")).text
-        other = world.hooks_url.replace("127.0.0.1", "localhost")
-        await world.delivered(await world.registered("sim-success-0-dog", other))
-        assert world.hooks.posts == posts + 1
-        assert (await world.client.get(f"/v1/callbacks/{waiting}")).json()["attempts"] == 0
-    hooks = world.hooks_url
-    async with world_at(tmp_path, **environ) as world:
-        assert "paused by default" in await world.visitor.page(page)
-        await world.delivered(await world.registered("sim-success-0-cow", world.hooks_url))
-        assert (await world.client.get(f"/v1/callbacks/{waiting}")).json()["attempts"] == 0
-        fields = {"receiver": hooks, "callback": waiting}
-        answer = await world.visitor.post("/dashboard/receivers/resume", page, **fields)
-        assert answer.headers["location"] == f"{page}?done=resumed"
-        await world.becomes(f"/v1/callbacks/{waiting}", lambda answer: answer.json()["attempts"] > 0)
-        assert "Receivers that are paused" not in await world.visitor.page("/")
-        for nonsense in ("", "javascript:alert(1)", "http://[", "https://" + "a" * 9000):
-            answer = await world.visitor.post("/dashboard/receivers/pause", page, receiver=nonsense)
-            assert answer.status_code == 422, nonsense
-
-
-async def test_webhooks_of_a_table_that_is_gone_are_paused_as_they_are_called(tmp_path: Path) -> None:
-    """Those that were registered under it are called as it was; the rest of the host is another receiver."""
-    environ = {"GATEWAY_CALLBACK_ALLOW": "localhost", "GATEWAY_RETRY_SCHEDULE": "0,3600"}
-    (tmp_path / "tables.toml").write_text('[[receivers]]\nmatch = "http://localhost:9/hooks"')
-    async with world_at(tmp_path, GATEWAY_CONFIG=str(tmp_path / "tables.toml"), **environ) as world:
-        callback_id = await world.registered("sim-success-0-cat", "http://localhost:9/hooks/1")
-        await world.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["attempts"] == 1)
-    page = f"/dashboard/callbacks/{callback_id}"
-    async with world_at(tmp_path, **environ) as world:
-        (named,) = re.findall(r'name="receiver" value="([^"]+)"', (await world.visitor.get(page)).text)
-        await world.visitor.post("/dashboard/receivers/pause", page, receiver=named, callback=callback_id)
-        assert "Paused by default since" in await world.visitor.page(page)
-        assert "Receivers that are paused http://localhost:9/hooks , by" in await world.visitor.page("/")
-
-
-async def test_a_paused_host_holds_back_a_table_that_is_added_later(tmp_path: Path) -> None:
-    """It was paused with its paths, and stays so; its page says with whom, and resumes that."""
-    environ = {"GATEWAY_CALLBACK_ALLOW": "127.0.0.1"}
-    async with world_at(tmp_path, **environ) as world:
-        await world.delivered(await world.registered("sim-success-0-first", world.hooks_url))
-        host = world.hooks_url.removesuffix("/hooks")
-        await world.visitor.post("/dashboard/receivers/pause", "/dashboard/receivers", receiver=host)
-    (tmp_path / "tables.toml").write_text(f'[[receivers]]\nmatch = "{host}/slow"')
-    async with world_at(tmp_path, GATEWAY_CONFIG=str(tmp_path / "tables.toml"), **environ) as world:
-        callback_id = await world.registered("sim-success-0-cat", f"{host}/slow/1")
-        page = f"/dashboard/callbacks/{callback_id}"
-        text = await world.shows(page, "Attempt 1 waits for its receiver to be resumed")
-        assert f"Paused with {host} by default since" in text
-        assert f"paused with {host} by default" in text
-        assert (await world.client.get(f"/v1/callbacks/{callback_id}")).json()["attempts"] == 0
-        assert "gateway_oldest_due_seconds 0.0" in (await world.client.get("/metrics")).text
-        (named,) = re.findall(r'name="receiver" value="([^"]+)"', (await world.visitor.get(page)).text)
-        await world.visitor.post("/dashboard/receivers/resume", page, receiver=named, callback=callback_id)
-        await world.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["attempts"] > 0)
-
-
-async def test_a_client_pauses_its_own_webhooks_alone(tmp_path: Path) -> None:
-    """Whatever its form says; the operator says whose are meant."""
-    async with world_at(tmp_path, GATEWAY_TOKEN="mine", GATEWAY_OPERATOR_TOKEN=OPERATOR) as world:
-        await world.visitor.sign_in("mine")
-        receiver = "https://shop.example.com"
-        about = {"receiver": receiver, "client": "other"}
-        await world.visitor.post("/dashboard/receivers/pause", "/dashboard/receivers", **about)
-        assert "paused by default" in await world.visitor.page("/dashboard/receivers")
-        async with Visitor(str(world.client.base_url)) as operator:
-            await operator.sign_in(OPERATOR)
-            assert f"{receiver} default paused by default" in await operator.page("/dashboard/receivers")
-            answer = await operator.post("/dashboard/receivers/pause", "/dashboard/receivers", receiver=receiver)
-            assert "of which client" in answer.text
-            answer = await operator.post("/dashboard/receivers/pause", "/dashboard/receivers", **about)
-            assert (answer.status_code, "There is no client 'other'." in html.unescape(answer.text)) == (404, True)
-            await brought_to(world.gateway.store, CallbackState.CANCELLED, new("gone", client="other"))
-            await operator.post("/dashboard/receivers/pause", "/dashboard/receivers", **about)
-            assert f"{receiver} other paused by operator" in await operator.page("/dashboard/receivers")
-        assert "operator" not in await world.visitor.page("/dashboard/receivers")
 
 
 async def test_a_client_is_led_to_no_page_that_is_not_for_it(tmp_path: Path) -> None:
@@ -445,117 +283,6 @@ async def test_nobody_who_looks_costs_nothing(world: World) -> None:
     assert not [name for name in names if name == "pages" or "dashboard" in name]
 
 
-async def test_a_page_is_followed_while_it_shows_something_else(world: World) -> None:
-    """Its changing part comes again when it differs; where nothing does, nothing comes, and who leaves is let go."""
-    callback_id = await world.registered("sim-success-1000-cat", world.hooks_url)
-    page = f"/dashboard/callbacks/{callback_id}"
-    seen: list[str] = []
-    async with (
-        asyncio.timeout(LIMIT_S),
-        world.visitor.http.stream("GET", "/dashboard/live", params={"page": f"{page}?x=1"}) as answer,
-    ):
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        async for line in answer.aiter_lines():
-            seen.append(line)
-            if "it was delivered" in line:
-                break
-    assert "event: fresh" in seen
-    markup = "\n".join(line.removeprefix("data: ") for line in seen if line.startswith("data: "))
-    assert "<html" not in markup
-    assert "Time line" in markup
-
-
-async def test_what_happens_before_a_page_is_followed_is_not_missed(world: World) -> None:
-    """The first that comes is how it is then: the page itself was made before, and may tell less."""
-    callback_id = await world.registered("sim-success-0-cat", world.hooks_url)
-    await world.delivered(callback_id)
-    about = {"page": f"/dashboard/callbacks/{callback_id}"}
-    async with (
-        asyncio.timeout(LIMIT_S),
-        world.visitor.http.stream("GET", "/dashboard/live", params=about) as answer,
-    ):
-        lines = answer.aiter_lines()
-        assert [await anext(lines) for _ in range(3)][2] == "event: fresh"
-        async for line in lines:
-            if "it was delivered" in line:
-                break
-
-
-async def test_a_page_that_could_not_be_made_for_a_moment_is_sent_again(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Though it shows what it did before: so whoever follows it hears that it is live again."""
-    monkeypatch.setattr(live, "_LOOKS_S", 0.02)
-
-    async def fails(*_: Any) -> Any:
-        raise StoreError("It fails.")
-
-    async with (
-        asyncio.timeout(LIMIT_S),
-        world.visitor.http.stream("GET", "/dashboard/live", params={"page": "/dashboard/tasks"}) as answer,
-    ):
-        lines = answer.aiter_lines()
-        with monkeypatch.context() as failing:
-            failing.setattr(world.gateway.store.registry, "search_tasks", fails)
-            while await anext(lines) != "event: trouble":
-                pass
-        while await anext(lines) != "event: fresh":
-            pass
-
-
-async def test_only_pages_are_followed(world: World) -> None:
-    """And only those that there are, and of which a part changes."""
-    still = ("/dashboard/redeliver", "/dashboard/configuration")
-    there_is_none = (
-        "/nowhere",
-        "https://evil.example.com/",
-        "/dashboard/callbacks/cb_none",
-        "/v1/callbacks",
-        "/manual",
-    )
-    for page in (*there_is_none, *still):
-        assert (await world.visitor.get("/dashboard/live", params={"page": page})).status_code == 404
-
-
-async def test_too_many_are_not_followed(
-    world: World, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
-) -> None:
-    """Who comes when there is no place any more is told so, and finds one when another page is closed."""
-    monkeypatch.setattr(live, "_MOST", 1)
-    monkeypatch.setattr(live, "_LOOKS_S", 0.02)
-    gc.disable()  # a place that is given back with the garbage only is none
-    request.addfinalizer(gc.enable)
-    follow: dict[str, Any] = {"params": {"page": "/"}}
-    async with world.visitor.http.stream("GET", "/dashboard/live", **follow) as one:
-        lines = one.aiter_lines()  # whose end would be the stream's
-        await anext(lines)
-        assert (await world.visitor.get("/dashboard/live", **follow)).status_code == 503
-    async with asyncio.timeout(LIMIT_S):
-        while True:
-            async with world.visitor.http.stream("GET", "/dashboard/live", **follow) as another:
-                if another.status_code == 200:
-                    break
-            await a_moment()
-
-
-async def test_one_client_follows_no_more_than_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all places: however many pages it opens, there is one for the operator."""
-    monkeypatch.setattr(live, "_MOST", 4)
-    async with AsyncExitStack() as stack:
-        world = await stack.enter_async_context(
-            world_at(tmp_path, GATEWAY_TOKEN="mine", GATEWAY_OPERATOR_TOKEN=OPERATOR)
-        )
-        operator = await stack.enter_async_context(Visitor(str(world.client.base_url)))
-        await world.visitor.sign_in("mine")
-        await operator.sign_in(OPERATOR)
-
-        async def follow(visitor: Visitor) -> int:
-            stream = visitor.http.stream("GET", "/dashboard/live", params={"page": "/"})
-            return (await stack.enter_async_context(stream)).status_code
-
-        assert [await follow(one) for one in (*[world.visitor] * 3, operator)] == [200, 200, 503, 200]
-
-
 async def test_a_page_that_takes_too_long_says_so(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what to do; nobody waits for it behind its back."""
     monkeypatch.setattr(application, "_LONGEST_S", 0.05)
@@ -604,15 +331,3 @@ async def test_pages_are_the_same_on_postgresql(tmp_path: Path, postgres: Databa
         await world.visitor.post("/dashboard/redeliver", "/dashboard/redeliver")
         await world.shows(page, "it was delivered")
         await world.shows("/", "Dead 0")
-
-
-async def test_the_end_of_the_gateway_ends_what_is_followed(world: World) -> None:
-    """No open page holds up the stop."""
-    async with (
-        asyncio.timeout(LIMIT_S),
-        world.visitor.http.stream("GET", "/dashboard/live", params={"page": "/"}) as answer,
-    ):
-        lines = answer.aiter_lines()
-        assert (await anext(lines)).startswith("retry")
-        world.gateway.begin_drain()
-        assert [line async for line in lines].count("event: fresh") == 1
