@@ -269,8 +269,8 @@ class Poller:
             raise
         finally:
             self._shares.aside.pop(claim.seq, None)
-            if self._in_flight.count >= self._in_flight.free:
-                self._in_flight.wake_soon()  # from here on somebody may wait for this place
+            if self._in_flight.count >= self._in_flight.free or self._key.refusal is not None:
+                self._in_flight.wake_soon()  # somebody may wait for this place; of a refused key, for this poll's end
 
     async def _pause(self, claim: DueTask, term: int, pause_s: float) -> bool:
         """Leave alone for so long what others have locked; return whether to try again then.

@@ -1,6 +1,7 @@
 """What the poller makes of a key that is refused, and of limits that it is told. In virtual time."""
 
 import asyncio
+import math
 from collections import Counter
 from itertools import count, pairwise
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.core.model import CallbackState
+from gateway.core.model import CallbackState, PollRecord
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.key import _PROBE_S
 from tests.life import Life, ScriptedUpstream, until
@@ -51,6 +52,41 @@ def test_a_refused_key_loses_nothing_and_recovers(tmp_path: Path) -> None:
         await until(lambda: life.key.refusal is None, limit_s=301)
         await asyncio.sleep(60)
         assert {(await life.look(callback)).state for callback in callbacks} == {CallbackState.PENDING}
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_a_key_that_comes_while_a_refusal_is_stored_is_tried_after_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the end of the one poll that may be under way, and no longer."""
+
+    async def main() -> None:
+        renewed_at = math.inf
+
+        async def reply(task_id: str) -> PollResult:
+            if math.isinf(renewed_at):
+                return PollResult(kind=PollKind.KEY_REFUSED, error="The upstream answered 401: no")
+            asked.append(VirtualClock().monotonic())
+            return PollResult(kind=PollKind.TERMINAL, outcome=SUCCESS)
+
+        asked: list[float] = []
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=ScriptedUpstream(reply)).start()
+        reschedule = life.store.tasks.reschedule
+
+        async def slowly(record: PollRecord) -> None:
+            await asyncio.sleep(3)
+            await reschedule(record)
+
+        monkeypatch.setattr(life.store.tasks, "reschedule", slowly)
+        await life.register("t1")
+        await until(lambda: life.key.refusal is not None)
+        renewed_at = VirtualClock().monotonic()
+        life.key.renewed()
+        life.store.tasks.due("up").set()
+        await until(lambda: life.key.refusal is None)
+        assert asked[0] - renewed_at <= 3.1
         await life.stop()
 
     run_virtual(main())
