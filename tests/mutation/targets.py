@@ -136,6 +136,7 @@ TESTS = (
     "tests/integration/loops/test_poll_history.py",
     "tests/integration/loops/test_poll_records.py",
     "tests/integration/loops/test_refused_tasks.py",
+    "tests/integration/loops/test_refused_keys.py",
     "tests/integration/loops/test_locked_tasks.py",
     "tests/integration/loops/test_traced_probes.py",
     "tests/integration/otel/test_spans.py::test_one_trace_from_the_registration_to_the_attempts",
