@@ -23,6 +23,8 @@ from starlette.responses import JSONResponse
 from gateway.core.clock import SystemClock
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import Signer, parse_secrets
+from tests import commandline
+from tests.commandline import command
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
@@ -354,9 +356,9 @@ async def test_what_keeps_an_upstream_from_being_asked_is_told(tmp_path: Path) -
         ]:
             ready.append(answer)
             for given in (("list",), ("show", "cb_1")):
-                done = await asyncio.to_thread(run, *given, "--url", url, cwd=tmp_path)
-                assert (done.returncode, done.stderr) == (0, b"")
-                assert (b"refuses the key" in done.stdout) is told
+                done = await command(*given, "--url", url, cwd=tmp_path)
+                assert (done.returncode, done.stderr) == (0, "")
+                assert ("refuses the key" in done.stdout) is told
 
 
 @pytest.mark.parametrize(
@@ -375,9 +377,9 @@ def test_a_tolerance_that_switches_the_check_off_is_refused(
     made = webhook(1_700_000_000)
     (tmp_path / "body").write_bytes(made["content"])
     (tmp_path / "headers").write_text("".join(f"{name}: {value}\n" for name, value in made["headers"].items()))
-    done = run("verify", "body", "headers", "--secret", SECRET, *given, cwd=tmp_path)
+    done = commandline.run("verify", "body", "headers", "--secret", SECRET, *given, cwd=tmp_path)
     assert done.returncode == 2
-    assert expected in done.stderr.decode()
+    assert expected in done.stderr
 
 
 def test_verify_reads_files_as_they_are_saved(tmp_path: Path) -> None:
@@ -387,11 +389,11 @@ def test_verify_reads_files_as_they_are_saved(tmp_path: Path) -> None:
     lines = "x-name: caf\xe9\r\n" + "".join(f"{name}: {value}\r\n" for name, value in made["headers"].items())
     for encoding in ("latin-1", "utf-16", "utf-8-sig"):
         (tmp_path / "headers").write_bytes(lines.encode(encoding))
-        done = run("verify", "body", "headers", "--secret", SECRET, cwd=tmp_path)
+        done = commandline.run("verify", "body", "headers", "--secret", SECRET, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     (tmp_path / "body").write_bytes(made["content"] + b"\n")
-    done = run("verify", "body", "headers", "--secret", SECRET, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (1, b"")
-    assert b"a newline at its end" in done.stderr
-    done = run("verify", "-", "-", "--secret", SECRET, cwd=tmp_path)
-    assert (done.returncode, b"Only one of BODY and HEADERS" in done.stderr) == (2, True)
+    done = commandline.run("verify", "body", "headers", "--secret", SECRET, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "a newline at its end" in done.stderr
+    done = commandline.run("verify", "-", "-", "--secret", SECRET, cwd=tmp_path)
+    assert (done.returncode, "Only one of BODY and HEADERS" in done.stderr) == (2, True)
