@@ -67,7 +67,7 @@ def filled(path: Path, tasks: int, size: int = 10) -> str:
         for script in databasefile.migrations().values():
             db.executescript(script)
         db.execute(f"PRAGMA application_id = {databasefile.APPLICATION_ID}")
-        db.execute(f"PRAGMA user_version = {max(databasefile.migrations())}")
+        db.execute(f"PRAGMA user_version = {databasefile.newest()}")
         db.execute("INSERT INTO meta VALUES ('secret_key', randomblob(32))")
         values = (
             ("up", f"task-{task}", 0, "", "success", 1, os.urandom(size), os.urandom(size)) for task in range(tasks)

@@ -41,7 +41,7 @@ class SqliteCopySide:
         await self._open()
 
     async def _open(self) -> None:
-        found, known = databasefile.schema(self._path), max(databasefile.migrations())
+        found, known = databasefile.schema(self._path), databasefile.newest()
         if found and found < known:
             raise StoreUnusable(
                 f"{self.name} was last opened by an older version (schema {found}, this one makes {known}); it was not "

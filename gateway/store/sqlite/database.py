@@ -280,14 +280,8 @@ class Database:
         # SQLite makes beside it gets its mode.
         for suffix in ("", "-wal", "-shm", "-journal"):
             private.tighten(beside(self._path, suffix))
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY", "cache_size = -16384"):
-            await self.rows(f"PRAGMA {pragma}")
-        # Off, also where SQLite has them on by itself: a migration that makes a table anew drops the old one, and each
-        # row that refers to it would go too.
-        await self.rows("PRAGMA foreign_keys = OFF")
-        for number, script in databasefile.migrations().items():
-            if number <= version:
-                continue
+        await self.call(_set_up)
+        for number, script in databasefile.migrations(after=version).items():
             await self._connection.executescript(
                 f"BEGIN IMMEDIATE;\nPRAGMA application_id = {databasefile.APPLICATION_ID};\n{script}\n"
                 f"PRAGMA user_version = {number};\nCOMMIT;"
@@ -341,6 +335,14 @@ class Database:
         if not known:
             _log.error("store.damaged", path=str(self._path), error=str(exc), advice=explain(exc, self._path))
         return True
+
+
+def _set_up(db: sqlite3.Connection) -> None:
+    for pragma in ("journal_mode = WAL", "synchronous = FULL", "temp_store = MEMORY", "cache_size = -16384"):
+        db.execute(f"PRAGMA {pragma}").fetchall()
+    # Off, also where SQLite has them on by itself: a migration that makes a table anew drops the old one, and each row
+    # that refers to it would go too.
+    db.execute("PRAGMA foreign_keys = OFF")
 
 
 def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -30,6 +30,7 @@ __all__ = [
     "error_name",
     "explain",
     "migrations",
+    "newest",
     "read_only",
     "schema",
     "unusable",
@@ -104,7 +105,7 @@ def check_version(path: Path, application: int, version: int, tables: int) -> No
             f"{path} is a database of another program; it was not touched. "
             "Set GATEWAY_DATABASE_URL to a file of the gateway's own."
         )
-    known = max(migrations())
+    known = newest()
     if version > known:
         raise StoreUnusable(
             f"{path} was written by a newer gateway (schema {version}, this one knows {known}); "
@@ -112,12 +113,21 @@ def check_version(path: Path, application: int, version: int, tables: int) -> No
         )
 
 
-def migrations() -> dict[int, str]:
-    """Return the scripts that make the schema by their numbers, the oldest first; the last is its ``user_version``.
+def migrations(after: int = 0) -> dict[int, str]:
+    """Return the scripts that make the schema by their numbers, the oldest first; only those later than ``after``.
 
     A file that has been released is never edited: a change is a new file. The numbers 2 to 4 were given to others once.
     """
-    return {int(file.name[:4]): file.read_text(encoding="utf-8") for file in sorted(_MIGRATIONS.glob("*.sql"))}
+    return {number: file.read_text("utf-8") for number, file in sorted(_numbered().items()) if number > after}
+
+
+def newest() -> int:
+    """Return the last script's number, which is the schema's ``user_version``."""
+    return max(_numbered())
+
+
+def _numbered() -> dict[int, Path]:
+    return {int(file.name[:4]): file for file in _MIGRATIONS.glob("*.sql")}
 
 
 def error_name(exc: sqlite3.Error) -> tuple[str, str]:

@@ -97,7 +97,7 @@ def filled(path: Path, tasks: int = 0) -> Place:
     with closing(sqlite3.connect(path)) as db, db:
         for script in databasefile.migrations().values():
             db.executescript(script)
-        number = max(databasefile.migrations())
+        number = databasefile.newest()
         db.execute(f"PRAGMA application_id = {databasefile.APPLICATION_ID}")
         db.execute(f"PRAGMA user_version = {number}")
         db.executescript((FIXTURES / f"{number:04}.sql").read_text("utf-8"))

@@ -176,7 +176,7 @@ async def test_behind_a_link(path: Path, tmp_path: Path) -> None:
 
 async def test_its_schema_is_told(path: Path) -> None:
     """Of a file that is not there, or empty, it is 0; of one that another process has it cannot be told."""
-    known = max(databasefile.migrations())
+    known = databasefile.newest()
     assert databasefile.schema(path) == 0
     async with opened(path):
         assert databasefile.schema(path) is None
