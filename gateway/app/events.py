@@ -56,7 +56,7 @@ def telling(
     # Of its own: whom the operator wants told is no address that callbacks may reach, and waits behind none of them.
     guard = Netguard.for_url(url)
     transport = PooledTransport(guard=guard, resolve=shared.resolver.resolve, limit=1, limit_idle=1)
-    receivers = Receivers(guard, shared.resolver.resolve, 1)
+    receivers = Receivers(guard, shared.resolver.resolve, 1, shared.clock.monotonic)
     sender = Sender(
         transport,
         shared.clock,

@@ -93,7 +93,7 @@ async def _run(
 ) -> list[Tried]:
     guard, resolver, clock = Netguard(parse_allow(",".join(settings.callback_allow))), Resolver(), SystemClock()
     transport = PooledTransport(guard=guard, resolve=resolver.resolve, limit=_CONNECTIONS)
-    receivers = Receivers(guard, resolver.resolve, _CONNECTIONS)
+    receivers = Receivers(guard, resolver.resolve, _CONNECTIONS, clock.monotonic)
     sender = Sender(transport, clock, timeout_s=settings.attempt_timeout_s, receivers=receivers)
     try:
         receivers.use(settings.receivers)

@@ -17,18 +17,6 @@ _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _SPOKEN = "http/protobuf"
 _PROTOCOLS = (_SPOKEN, "grpc", "http/json")
-_ELSEWHERE = (
-    "console",
-    "jaeger",
-    "logging",
-    "otlp/stdout",
-    "otlp_proto_grpc",
-    "otlp_proto_http",
-    "prometheus",
-    "zipkin",
-)
-_EXPORTERS = frozenset(("otlp", "none", *_ELSEWHERE))
-"""What OpenTelemetry's specification and its SDK for Python name."""
 INSTALL = "pip install 'opentelemetry-exporter-otlp-proto-http>=1.45,<2'"
 
 
@@ -60,15 +48,14 @@ def asked(environ: Mapping[str, str]) -> Exported:
 def _signal(environ: Mapping[str, str], name: str, problems: list[str], mistakes: list[str]) -> bool:
     exporter = f"OTEL_{name}_EXPORTER"
     wanted = [one.strip().lower() for one in environ.get(exporter, "").split(",") if one.strip()]
-    unknown = [one for one in wanted if one not in _EXPORTERS]
-    if unknown:
-        mistakes.append(f"{exporter}: got {shown(unknown[0])}; write otlp or none")
     if not wanted:
         if not (environ.get(_ENDPOINT) or environ.get(f"OTEL_EXPORTER_OTLP_{name}_ENDPOINT")):
             return False
     elif "otlp" not in wanted:
-        if wanted != ["none"] and not unknown:
-            problems.append(f"{exporter}: the gateway exports by otlp alone, so nothing is exported of these.")
+        if wanted != ["none"]:  # another's name may be that of a package which another program of the pod has
+            problems.append(
+                f"{exporter}: got {shown(wanted[0])}; the gateway exports by otlp alone, so nothing is exported of these."
+            )
         return False
     variable = next((one for one in (f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL", _PROTOCOL) if environ.get(one)), None)
     if variable is not None and (protocol := environ[variable].strip().lower()) != _SPOKEN:

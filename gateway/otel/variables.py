@@ -110,9 +110,10 @@ def _of_exporter(environ: Mapping[str, str], signal: str) -> Iterator[str]:
 def _of_spans(environ: Mapping[str, str]) -> Iterator[str]:
     """Look at how many spans are made, and how many wait."""
     others = ("jaeger_remote", "parentbased_jaeger_remote", "xray")  # of which the SDK says that it has none
-    sampler = environ.get("OTEL_TRACES_SAMPLER", "").lower()
-    if sampler not in others:
-        yield from _one_of(environ, "OTEL_TRACES_SAMPLER", _SAMPLERS)
+    given = environ.get("OTEL_TRACES_SAMPLER", "")
+    sampler = given.lower()
+    if given.strip() and sampler not in (*others, *_SAMPLERS):  # with blanks the SDK knows none, and samples all
+        yield f"OTEL_TRACES_SAMPLER: got {shown(given)}; write {_listed(_SAMPLERS)}"
     if sampler in _RATIOS:
         yield from _number(environ, "OTEL_TRACES_SAMPLER_ARG", _share, "a share from 0 to 1, such as 0.1")
     yield from _installed(environ, "OTEL_PYTHON_ID_GENERATOR", _GENERATORS)

@@ -98,9 +98,9 @@ class Statements(Protocol):
     COUNT_WAITING: Counted
     """By upstream, of tasks that are to be polled."""
     COUNT_PENDING: Counted
+    """Labelled with an empty text."""
     COUNT_PENDING_LANES: Counted
     """By ``LANE``."""
-    """Labelled with an empty text."""
     COUNT_DEAD: Counted
     """Labelled with an empty text."""
 

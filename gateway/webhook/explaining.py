@@ -50,7 +50,7 @@ OF_EVENTS = Peer(
     "the events URL server",
     "events URL",
     "set GATEWAY_EVENTS_URL to",
-    "it wants no more events, and so this one is dropped",
+    "it wants no more events, and so this one is given up",
 )
 
 SENTENCES: dict[Reason, str] = {

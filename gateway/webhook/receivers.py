@@ -61,9 +61,7 @@ def _counts_as(settings: ReceiverSettings) -> tuple[object, ...]:
 class Receivers:
     """The tables; none until ``use``."""
 
-    def __init__(
-        self, guard: Netguard, resolve: Resolve, connections: int, monotonic: Callable[[], float] = lambda: 0.0
-    ) -> None:
+    def __init__(self, guard: Netguard, resolve: Resolve, connections: int, monotonic: Callable[[], float]) -> None:
         """``connections``: how many may be in use at once, of those that are made in one way."""
         self._guard = guard
         self._resolve = resolve

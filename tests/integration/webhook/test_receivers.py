@@ -72,7 +72,7 @@ class Sending:
         self._folder = folder
         self._pem = pem
         guard = Netguard(parse_allow(allow))
-        self.receivers = Receivers(guard, self.resolve, 8)
+        self.receivers = Receivers(guard, self.resolve, 8, SystemClock().monotonic)
         self.transport = PooledTransport(guard=guard, resolve=self.resolve, limit=8)
         self.sender = Sender(
             self.transport,

@@ -44,7 +44,16 @@ def test_what_cannot_be_done_is_said() -> None:
     other = asked(AT | {"OTEL_METRICS_EXPORTER": "prometheus"})
     assert (other.traces, other.metrics) == (True, False)
     assert other.problems == (
-        "OTEL_METRICS_EXPORTER: the gateway exports by otlp alone, so nothing is exported of these.",
+        "OTEL_METRICS_EXPORTER: got 'prometheus'; the gateway exports by otlp alone, so nothing is exported of these.",
+    )
+
+
+def test_another_programs_exporter_stops_nothing() -> None:
+    """Its name may be any: a package has it that this gateway has not, and another program of the pod may."""
+    other = asked(AT | {"OTEL_TRACES_EXPORTER": "gcp_trace", "OTEL_METRICS_EXPORTER": "gcp_metrics,otlp"})
+    assert (other.traces, other.metrics, other.mistakes) == (False, True, ())
+    assert other.problems == (
+        "OTEL_TRACES_EXPORTER: got 'gcp_trace'; the gateway exports by otlp alone, so nothing is exported of these.",
     )
 
 
@@ -76,12 +85,11 @@ def test_what_is_no_collectors_url_is_a_mistake(url: str, wrong: str) -> None:
 @pytest.mark.parametrize(
     ("mistake", "told"),
     [
-        ({"OTEL_TRACES_EXPORTER": "bogus"}, "OTEL_TRACES_EXPORTER: got 'bogus'; write otlp or none"),
-        ({"OTEL_METRICS_EXPORTER": "otlp,bogus"}, "OTEL_METRICS_EXPORTER: got 'bogus'; write otlp or none"),
         (
-            {"OTEL_EXPORTER_OTLP_PROTOCOL": "bogus"},
-            "OTEL_EXPORTER_OTLP_PROTOCOL: got 'bogus'; write http/protobuf, or unset it",
-        ),
+            {f"OTEL_EXPORTER_OTLP_{of}PROTOCOL": "bogus"},
+            f"OTEL_EXPORTER_OTLP_{of}PROTOCOL: got 'bogus'; write http/protobuf, or unset it",
+        )
+        for of in ("", "TRACES_", "METRICS_")
     ],
 )
 def test_what_opentelemetry_does_not_know_is_a_mistake(mistake: dict[str, str], told: str) -> None:

@@ -38,6 +38,8 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("OTEL_PYTHON_TRACER_PROVIDER=bogus", "got 'bogus'; write "),
         ("OTEL_PROPAGATORS=tracecontext,bogus", "got 'bogus'; write baggage or tracecontext, or unset it"),
         ("OTEL_TRACES_SAMPLER=bogus", "got 'bogus'; write always_on, "),
+        ("OTEL_TRACES_SAMPLER= always_off", "got ' always_off'; write always_on, "),
+        ("OTEL_TRACES_SAMPLER=traceidratio ", "got 'traceidratio '; write always_on, "),
         ("OTEL_TRACES_SAMPLER_ARG=2", "got '2'; write a share from 0 to 1"),
         ("OTEL_PYTHON_ID_GENERATOR=bogus", "got 'bogus'; write random, or unset it"),
         ("OTEL_EXPERIMENTAL_RESOURCE_DETECTORS=bogus", "got 'bogus'; write "),
