@@ -53,9 +53,8 @@ def _signal(environ: Mapping[str, str], name: str, problems: list[str], mistakes
             return False
     elif "otlp" not in wanted:
         if wanted != ["none"]:  # another's name may be that of a package which another program of the pod has
-            problems.append(
-                f"{exporter}: got {shown(wanted[0])}; the gateway exports by otlp alone, so nothing is exported of these."
-            )
+            what = f"got {shown(wanted[0])}; the gateway exports by otlp alone, so nothing is exported of these."
+            problems.append(f"{exporter}: {what}")
         return False
     variable = next((one for one in (f"OTEL_EXPORTER_OTLP_{name}_PROTOCOL", _PROTOCOL) if environ.get(one)), None)
     if variable is not None and (protocol := environ[variable].strip().lower()) != _SPOKEN:
