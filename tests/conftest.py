@@ -18,6 +18,7 @@ from httpx._transports import default
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 
+from gateway.config import profilefile
 from tests import forked
 from tests.postgres import (
     _ready,
@@ -53,6 +54,9 @@ settings.load_profile("fixed")
 
 # For each client httpx reads all root certificates, which takes longer than most tests: here once for all of them.
 default.create_ssl_context = functools.cache(default.create_ssl_context)  # type: ignore[assignment]
+
+# Each gateway reads all shipped profiles: here each of them once.
+profilefile.parse_profile = functools.cache(profilefile.parse_profile)
 
 # The lines that pytest shows with a failure: structlog's own, in columns and colours, cost three times as much.
 _in_a_line = structlog.processors.KeyValueRenderer(key_order=["level", "event"])
