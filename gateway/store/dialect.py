@@ -35,7 +35,6 @@ NEW_CALLBACK = (
 OWED_AT_ONCE = 5000
 """Webhooks that one statement makes due: a task may have any number of callbacks, and a statement has five seconds."""
 
-
 LANE = "client || '\n' || receiver"
 """What names a lane in one column: neither of the two has a line's end in it."""
 

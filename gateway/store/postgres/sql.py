@@ -11,7 +11,8 @@ The ports have all of them here, through their engine; two parts stand in ``regi
 from gateway.core.memory import SMALL
 from gateway.core.model import Attempt, CallbackState, DueTask
 from gateway.core.pollhistory import KEPT, MOST, SIZE
-from gateway.store.dialect import LANE, OWED_AT_ONCE
+from gateway.store.dialect import LANE as _LANE
+from gateway.store.dialect import OWED_AT_ONCE
 from gateway.store.postgres.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
 from gateway.store.postgres.deliversql import COUNT_OWED as COUNT_OWED
 from gateway.store.postgres.deliversql import FORGET_INTERRUPTED as FORGET_INTERRUPTED
@@ -150,7 +151,7 @@ _OWED = "next_attempt_at IS NOT NULL", "client, receiver, next_attempt_at, seq",
 _DEAD = "state = 'dead'", "client, ended_at, seq", ("", 0, 0)
 COUNT_WAITING = counted("upstream", "next_poll_at", "tasks", *_POLLED)
 COUNT_PENDING = counted("''", "next_attempt_at", "callbacks", *_OWED)
-COUNT_PENDING_LANES = counted(LANE, "next_attempt_at", "callbacks", *_OWED)
+COUNT_PENDING_LANES = counted(_LANE, "next_attempt_at", "callbacks", *_OWED)
 COUNT_DEAD = counted("''", "ended_at", "callbacks", *_DEAD)
 
 # Cancelling and redelivering.

@@ -9,7 +9,8 @@ from functools import cache
 from gateway.core.memory import SMALL
 from gateway.core.model import Attempt, CallbackState
 from gateway.core.pollhistory import KEPT, MOST, SIZE
-from gateway.store.dialect import LANE, NEW_CALLBACK, OWED_AT_ONCE
+from gateway.store.dialect import LANE as _LANE
+from gateway.store.dialect import NEW_CALLBACK, OWED_AT_ONCE
 from gateway.store.sqlite.columns import CALLBACK as _CALLBACK
 from gateway.store.sqlite.columns import DUE_TASK as _DUE_TASK
 from gateway.store.sqlite.columns import TASK as _TASK
@@ -366,7 +367,7 @@ _POLLED = "next_poll_at IS NOT NULL", "upstream, watchers, next_poll_at, seq"
 _OWED = "state = 'pending'", "client, receiver, next_attempt_at, budget_used, seq"
 COUNT_WAITING = counted("upstream", "next_poll_at", "tasks INDEXED BY tasks_due", *_POLLED)
 COUNT_PENDING = counted("''", "next_attempt_at", "callbacks INDEXED BY callbacks_due", *_OWED)
-COUNT_PENDING_LANES = counted(LANE, "next_attempt_at", "callbacks INDEXED BY callbacks_due", *_OWED)
+COUNT_PENDING_LANES = counted(_LANE, "next_attempt_at", "callbacks INDEXED BY callbacks_due", *_OWED)
 COUNT_DEAD = counted("''", "ended_at", "callbacks INDEXED BY callbacks_dead", "state = 'dead'", "client, ended_at, seq")
 
 # The database itself.
