@@ -32,6 +32,11 @@ class InFlight:
         return len(self._tasks)
 
     @property
+    def idle(self) -> bool:
+        """Whether none runs, and none has stepped aside."""
+        return not self._tasks and not self._aside
+
+    @property
     def free(self) -> int:
         """How many more may start."""
         return self._limit - len(self._tasks)

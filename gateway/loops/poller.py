@@ -136,8 +136,8 @@ class Poller:
 
     @property
     def idle(self) -> bool:
-        """Whether no poll is under way, and nothing is to be kept of those that were."""
-        return not self._in_flight.count and not self._drains.is_set()
+        """Whether no poll is under way or to be stored, and nothing is to be kept of those that were."""
+        return self._in_flight.idle and not self._drains.is_set()
 
     async def run_once(self) -> float:
         """Abandon what has expired and start the polls that are due; return the seconds until more will be."""
@@ -262,7 +262,7 @@ class Poller:
                 await self._release(claim, term)
             except Exception:
                 # A defect: it must not use up the key's budget in a tight circle.
-                await asyncio.sleep(_FAILED_PAUSE_S)
+                await wait_for_event(self._drains, _FAILED_PAUSE_S)
                 raise
         except BaseException:
             await self._release(claim, term)
@@ -298,7 +298,7 @@ class Poller:
         try:
             await self._query(task_id, probe=True)
         except Exception:
-            await asyncio.sleep(_FAILED_PAUSE_S)  # as with a task's poll
+            await wait_for_event(self._drains, _FAILED_PAUSE_S)  # as with a task's poll
             raise
         finally:
             self._probing = False

@@ -130,12 +130,14 @@ def test_a_locked_task_holds_no_place(tmp_path: Path, monkeypatch: pytest.Monkey
         locks.held = {callback.task.seq for callback in callbacks}
         await asyncio.sleep(5)
         assert life.poller.in_flight == 0
+        assert not life.poller.idle, "who hands its lead over waits for a while for what they have brought"
         others = [await life.register(f"free-{number}") for number in range(8)]
         await asyncio.sleep(1)
         assert {(await life.look(one)).state for one in others} == {CallbackState.PENDING}
         assert {(await life.look(one)).state for one in callbacks} == {CallbackState.WAITING}
         locks.held = ()
         await asyncio.sleep(33)
+        assert life.poller.idle
         assert {(await life.look(one)).state for one in callbacks} == {CallbackState.PENDING}
         await life.stop()
 

@@ -135,6 +135,32 @@ def test_a_probe_that_fails_is_not_made_in_a_tight_circle(tmp_path: Path) -> Non
     run_virtual(main())
 
 
+@pytest.mark.parametrize("probe", [False, True])
+def test_the_stop_waits_for_no_pause_after_a_defect(probe: bool, tmp_path: Path) -> None:
+    """On the way to a task's answer, or to the key's: nothing is under way any more."""
+
+    async def main() -> None:
+        jobs = Jobs({"t"}, REFUSALS["HTTP 403"])
+        poll, failed = jobs.upstream.poll, asyncio.Event()
+
+        async def fails(task_id: str, whose: str = "") -> Any:
+            if (task_id == NEUTRAL_TASK_ID) is probe:
+                failed.set()
+                raise RuntimeError("a defect")
+            return await poll(task_id)
+
+        jobs.upstream.poll = fails  # type: ignore[method-assign]
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        await life.register("t")
+        await failed.wait()
+        began_s = VirtualClock().monotonic()
+        await life.stop(30)
+        assert VirtualClock().monotonic() - began_s < 0.1
+        assert life.claims == 0
+
+    run_virtual(main())
+
+
 def test_an_id_that_is_never_asked_about_vouches_for_no_key(tmp_path: Path) -> None:
     """A task named by dot segments is unknown without a question, and so says nothing of a refused key."""
 

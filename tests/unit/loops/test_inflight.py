@@ -208,6 +208,7 @@ async def test_what_steps_aside_has_no_place(log: Errors) -> None:
     in_flight.start(aside(first), "first")
     await turn()
     assert (in_flight.count, in_flight.free, said) == (0, 1, [True, True])
+    assert not in_flight.idle
     await asyncio.wait_for(wake.wait(), 1)
     in_flight.start(aside(second), "second")
     await turn()
@@ -215,4 +216,5 @@ async def test_what_steps_aside_has_no_place(log: Errors) -> None:
     first.go.set()
     await in_flight.drain(0.01)
     assert (first.cancelled, second.cancelled, in_flight.count) == (False, True, 0)
+    assert in_flight.idle
     assert log.lines == []
