@@ -8,7 +8,6 @@ upstream has never told of and does not know is given up, but only after a grace
 for fresh ones too. One that it has told of is asked about ever more seldom.
 """
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -24,7 +23,7 @@ from gateway.core.pollhistory import Why
 from gateway.core.telemetry import Metrics
 from gateway.core.tracing import OFF, Tracing
 from gateway.loops.endings import CALLBACKS_TOLD, Ending, ended, gave_up
-from gateway.store import TaskQueue
+from gateway.store import LONGEST_LOCKED_PAUSE_S, TaskQueue
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.api import Upstream
 from gateway.upstream.timetable import Planned, Timetable, took_s
@@ -38,9 +37,8 @@ Pause = Callable[[float], Awaitable[bool]]
 
 _log = structlog.get_logger()
 
-_LOCKED_PAUSE_S = 1.0
-_LOCKED_PAUSES = 6
-"""So often, after pauses that double, it is tried to store what a poll has brought while others have locked its task: a
+_LOCKED_PAUSES_S = tuple(LONGEST_LOCKED_PAUSE_S / 2**number for number in reversed(range(6)))
+"""So often, after these pauses, it is tried to store what a poll has brought while others have locked its task: a
 minute. To ask the upstream anew costs a place in the key's limit, and would find the same."""
 
 
@@ -66,11 +64,11 @@ class PollResults:
         self._tracing = tracing
         self._settled = {state: metrics.settled.labels(upstream.name, state) for state in TaskState}
 
-    async def store(self, claim: DueTask, result: PollResult, asked: Moment, pause: Pause | None = None) -> int | None:
+    async def store(self, claim: DueTask, result: PollResult, asked: Moment, pause: Pause) -> int | None:
         """Store what a poll found that was ``asked`` then, which ends its claim. Raises StoreError.
 
         ``pause``: waits so many seconds for what others have locked, and says whether to try again then: not once the
-        term is over in which it was asked, or at the stop. None: so long, and always.
+        term is over in which it was asked, or at the stop.
         Return when the next one is due, but for who wishes that it be sooner; None: there is none.
         """
         now, steady = self._clock.now(), self._clock.monotonic()
@@ -112,7 +110,7 @@ class PollResults:
         ending: Ending,
         now: int,
         told: bytes,
-        pause: Pause | None,
+        pause: Pause,
     ) -> None:
         outcome = ending.outcome
         model = result.model or claim.model
@@ -190,21 +188,15 @@ class PollResults:
         return self._timetable.began_at(told_at, claim.created_at)
 
 
-async def _once_free(write: Callable[[], Awaitable[T]], what: bytes | None, pause: Pause | None) -> T:
+async def _once_free(write: Callable[[], Awaitable[T]], what: bytes | None, pause: Pause) -> T:
     """Write once nobody else has locked it, or raise StoreLocked; of ``what`` is large nothing waits for that."""
-    pauses = 0 if len(what or b"") > SMALL else _LOCKED_PAUSES
-    for number in range(pauses):
+    for pause_s in () if len(what or b"") > SMALL else _LOCKED_PAUSES_S:
         try:
             return await write()
         except StoreLocked:
-            if not await (pause or _sleep)(_LOCKED_PAUSE_S * 2**number):
+            if not await pause(pause_s):
                 raise
     return await write()
-
-
-async def _sleep(pause_s: float) -> bool:
-    await asyncio.sleep(pause_s)
-    return True
 
 
 def _born_at(claim: DueTask, result: PollResult) -> int | None:

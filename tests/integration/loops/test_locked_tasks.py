@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import force_setattr
 
 from gateway.core.clock import Moment
 from gateway.core.errors import StoreLocked
 from gateway.core.memory import SMALL
 from gateway.core.model import CallbackState, Outcome, Settlement, TaskState
 from gateway.core.ratelimit import RateWindow
+from gateway.store.engine import Blame, Work
 from gateway.upstream.answer import PollKind, PollResult
 from tests.life import Life, ScriptedUpstream, until
 from tests.virtualtime import VirtualClock, run_virtual
@@ -204,6 +206,45 @@ def test_an_expired_task_that_is_locked_holds_up_no_poll(
         monkeypatch.undo()
         await asyncio.sleep(11)
         assert (await life.look(locked)).state is CallbackState.PENDING
+        await life.stop()
+
+    clock = VirtualClock()
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("expires", [False, True])
+def test_who_comes_again_is_known_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expires: bool) -> None:
+    """The one writer waits for the lock for long at the first try alone, whatever the pause before the next one is."""
+
+    async def reply(_: str) -> PollResult:
+        return RUNS if expires else ENDED
+
+    async def main() -> None:
+        life = await Life(tmp_path / "db", clock, upstream=ScriptedUpstream(reply), min_s=20.0).start()
+        writer, began_s = life.store._writer, clock.monotonic()
+        transaction, blame = writer._transaction, writer._blame
+
+        async def begun(make: Any, *, hasty: bool) -> Any:
+            def work() -> Work[Any]:
+                try:
+                    return (yield from make())
+                except StoreLocked:
+                    tries.append(hasty)
+                    raise
+
+            return await transaction(work, hasty=hasty)
+
+        def settle(_: Any) -> Work[Any]:
+            raise StoreLocked("lock timeout")
+
+        tries: list[bool] = []
+        monkeypatch.setattr(writer, "_transaction", begun)
+        monkeypatch.setattr(writer, "_blame", lambda exc: Blame.LOCKS if isinstance(exc, StoreLocked) else blame(exc))
+        force_setattr(life.store.tasks.settle_kind, "apply", settle)
+        await life.register("t", timeout_s=5 if expires else 86_400)
+        await until(lambda: clock.monotonic() > began_s + LOCKED_S)
+        assert len(tries) > 20
+        assert tries == [False] + [True] * (len(tries) - 1)
         await life.stop()
 
     clock = VirtualClock()

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.errors import StoreLocked
 from gateway.core.model import AttemptResult, CallbackState, Registration
+from gateway.store import LONGEST_LOCKED_PAUSE_S
 from gateway.store.postgres import session
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
@@ -80,6 +81,25 @@ async def test_who_comes_again_holds_up_nobody(store: PostgresStore, postgres: D
             assert isinstance(refused, StoreLocked)
             assert isinstance(made, list)
         assert min(took[1:]) < 0.3 < took[0], "the first one waits for as long as a lock may take"
+
+
+async def test_who_comes_again_after_the_longest_pause_holds_up_nobody(
+    store: PostgresStore, postgres: Database
+) -> None:
+    """A settlement, say: whoever registers at the same time waits for a moment only."""
+    callback = await registered(store, new("locked"))
+    async with held(postgres, "SELECT FROM tasks WHERE task_id = 'locked' FOR UPDATE"):
+        loop, took = asyncio.get_running_loop(), []
+        for number in range(4):
+            began = loop.time()
+            refused, made = await asyncio.gather(
+                settle(store, callback), register(store, f"task-{number}"), return_exceptions=True
+            )
+            took.append(loop.time() - began)
+            assert isinstance(refused, StoreLocked)
+            assert isinstance(made, list)
+            store._writer._hasty_until -= LONGEST_LOCKED_PAUSE_S  # as if so long had passed
+        assert min(took[1:]) < 0.3 < took[0]
 
 
 async def test_a_locked_webhook_fails_its_own_record(store: PostgresStore, postgres: Database) -> None:
