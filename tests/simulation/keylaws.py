@@ -107,7 +107,7 @@ class KeyLaws:
             self._tells(task_id, poll)
         elif poll.kind == "refused" and poll.begun_s > self._told_s:
             self._refused_last_s = poll.ended_s
-            self._against[task_id] += not poll.probes
+            self._against[task_id] += not (poll.probes or poll.forwarded)  # clients' reads alone convict nobody
             if self._several_s is None and sum(count > 1 for count in self._against.values()) >= SEVERAL:
                 self._several_s = poll.ended_s
             elif self._several_s is not None and poll.begun_s > self._several_s + SETTLES_S:
