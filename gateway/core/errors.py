@@ -152,6 +152,10 @@ class StoreUnsure(StoreError):
 class StoreLocked(StoreError):
     """Somebody else holds a lock on what was to be changed for too long; nothing was done, and the database is well."""
 
+    longest_pause_s: ClassVar[float] = 32.0
+    """For so long at most one pauses before the next try: until then the store knows the lock, and waits for it for a
+    moment only, as all other writes wait too."""
+
 
 class StoreUnusable(StoreError):
     """The database will not work until an operator acts; the message says how."""

@@ -19,7 +19,7 @@ from gateway.core.tracing import OFF, Tracing
 from gateway.loops.endings import CALLBACKS_TOLD, gave_up
 from gateway.loops.leading import Lease
 from gateway.loops.supervisor import HEARTBEAT_S
-from gateway.store import LONGEST_LOCKED_PAUSE_S, TaskQueue
+from gateway.store import TaskQueue
 from gateway.upstream.answer import UNREADABLE, AbandonReason
 from gateway.upstream.api import Upstream
 from gateway.upstream.troubled import Troubled
@@ -35,7 +35,7 @@ _QUEUE_GRACE_MS = 60_000
 """… for the poll itself, where the key or its budget did not allow it yet …"""
 _RESTART_GRACE_MS = 600_000
 """… and, from the start, where it passed before that."""
-_LOCKED_PAUSE_S = LONGEST_LOCKED_PAUSE_S / 4
+_LOCKED_PAUSE_S = StoreLocked.longest_pause_s / 4
 
 
 class Expiry:

@@ -23,7 +23,7 @@ from gateway.core.pollhistory import Why
 from gateway.core.telemetry import Metrics
 from gateway.core.tracing import OFF, Tracing
 from gateway.loops.endings import CALLBACKS_TOLD, Ending, ended, gave_up
-from gateway.store import LONGEST_LOCKED_PAUSE_S, TaskQueue
+from gateway.store import TaskQueue
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.api import Upstream
 from gateway.upstream.timetable import Planned, Timetable, took_s
@@ -37,7 +37,7 @@ Pause = Callable[[float], Awaitable[bool]]
 
 _log = structlog.get_logger()
 
-_LOCKED_PAUSES_S = tuple(LONGEST_LOCKED_PAUSE_S / 2**number for number in reversed(range(6)))
+_LOCKED_PAUSES_S = tuple(StoreLocked.longest_pause_s / 2**number for number in reversed(range(6)))
 """So often, after these pauses, it is tried to store what a poll has brought while others have locked its task: a
 minute. To ask the upstream anew costs a place in the key's limit, and would find the same."""
 

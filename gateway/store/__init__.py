@@ -38,7 +38,6 @@ from gateway.store.eventport import Events
 from gateway.store.proxyport import ProxyRegistry
 
 __all__ = [
-    "LONGEST_LOCKED_PAUSE_S",
     "Choose",
     "Claimed",
     "Events",
@@ -50,10 +49,6 @@ __all__ = [
     "TaskQueue",
     "Turn",
 ]
-
-LONGEST_LOCKED_PAUSE_S = 32.0
-"""The longest pause before somebody comes again with a write that has raised ``StoreLocked``: who comes again within it
-is known to do so, and holds up no other write for long."""
 
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""

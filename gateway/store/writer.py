@@ -19,7 +19,6 @@ import msgspec
 import structlog
 
 from gateway.core.errors import StoreDefect, StoreError, StoreLocked, StoreRefused
-from gateway.store import LONGEST_LOCKED_PAUSE_S
 from gateway.store.engine import Blame, Touched, Work
 
 __all__ = ["Kind", "Writer"]
@@ -35,7 +34,7 @@ _GATHER_S = 0.005  # a batch is closed after that at the latest: turns may take 
 _PARTS_S = 3.0
 """So long writes that share somebody's lock are tried in ever smaller parts: in a batch of 512 one is found in two
 seconds. Where a whole table is locked there is none to find."""
-_HASTY_S = 2 * LONGEST_LOCKED_PAUSE_S
+_HASTY_S = 2 * StoreLocked.longest_pause_s
 """So long after somebody's lock was met none is waited for for long: who comes again must not hold up all others."""
 _LOCKED_S = 5.0
 """Where nothing but locks has been met for so long, the store fails, and not a write or two."""

@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.errors import StoreLocked
 from gateway.core.model import AttemptResult, CallbackState, Registration
-from gateway.store import LONGEST_LOCKED_PAUSE_S
 from gateway.store.postgres import session
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers
@@ -98,7 +97,7 @@ async def test_who_comes_again_after_the_longest_pause_holds_up_nobody(
             took.append(loop.time() - began)
             assert isinstance(refused, StoreLocked)
             assert isinstance(made, list)
-            store._writer._hasty_until -= LONGEST_LOCKED_PAUSE_S  # as if so long had passed
+            store._writer._hasty_until -= StoreLocked.longest_pause_s  # as if so long had passed
         assert min(took[1:]) < 0.3 < took[0]
 
 
