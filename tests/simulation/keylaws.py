@@ -48,6 +48,8 @@ class KeyLaws:
         self._under_way: list[Poll] = []
         self._refused_last_s = NEVER_S
         self._last: dict[str, Poll] = {}  # of each id, the answer to the question that was asked last
+        self._polled: set[str] = set()
+        """Those that the gateway has asked about by itself, and not for a client."""
         self._witness: str | None = None  # whose state was told last, by when that was asked
         self._told_s = NEVER_S
         self._accepted_s = NEVER_S  # when an answer came that ends the refusal: only an accepted key gets it
@@ -84,7 +86,7 @@ class KeyLaws:
             assert not self._under_way, (task_id, poll, self._under_way, "asks more than once with a refused key")
             apart = poll.begun_s >= self._answered_s + NEW_PAUSE_S - SKEW_S
             lately = [at_s for at_s in self._asked_s if at_s > poll.begun_s - PAUSE_S + SKEW_S]
-            if poll.probes or task_id in self._last or not apart:
+            if poll.probes or task_id in self._polled or not apart:
                 assert len(lately) < 2, (task_id, poll, lately, "asks a third time in a pause")
                 self._asked_s = [*lately, poll.begun_s]
         elif poll.probes:
@@ -100,6 +102,8 @@ class KeyLaws:
         self._answered_s = poll.ended_s
         if task_id not in self._last or poll.begun_s >= self._last[task_id].begun_s:
             self._last[task_id] = poll
+        if not poll.forwarded:
+            self._polled.add(task_id)
         if poll.kind == "throttled":
             self._throttled = max(self._throttled, (poll.ended_s, poll.ended_s + poll.retry_after_s))
             self.fine_since_s = max(self.fine_since_s, self._throttled[1])
