@@ -237,7 +237,7 @@ class TaskQueue(Protocol):
     async def unwatch(self, now: int) -> int:
         """Stop polling tasks whose readers have gone and that no callback waits for; return when to call again.
 
-        A part at a time; whatever the upstream.
+        A part at a time; whatever the upstream. Where others have locked one, later.
         """
 
     async def poll_now(self, upstream: str, seqs: Sequence[int], now: int) -> None:

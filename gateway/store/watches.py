@@ -12,6 +12,7 @@ from typing import NamedTuple
 from msgspec import convert
 from msgspec.structs import asdict
 
+from gateway.core.errors import StoreLocked
 from gateway.core.memory import SMALL
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.store import rows
@@ -26,6 +27,7 @@ _MOST_READ = 200_000
 _PART = 4
 """A client may have so many times as many as there are places left: four of five alone, and two have as many each."""
 _AT_ONCE = 500  # tasks whose readers have gone: a few milliseconds, after which others write
+_LOCKED_PAUSE_MS = round(StoreLocked.longest_pause_s * 1000 / 4)
 
 _Watched = tuple[int, str, str, int]
 """A task's seq, its upstream, who watches it and when its next poll is due."""
@@ -54,6 +56,7 @@ class Watches:
         self._at_most: int | None = None  # so many are kept for readers, or fewer; None: not counted
         self._at_most_for: dict[str, int] = {}  # … and for a client; counted only where places are few
         self._gone_at = 0  # when the first may have lost its readers
+        self._locked_until = 0  # so long those whose readers have gone are left alone, as others have locked one
         self._unwatching = asyncio.Lock()
         self._gone = (0, 0)  # the last one that has been seen to, in the order of the index
         self.watch_kind = Kind("watch", self._apply_watch, self._watched, _to_be_read)
@@ -152,9 +155,12 @@ class Watches:
     async def unwatch(self, now: int) -> int:
         """As ``TaskQueue.unwatch``."""
         async with self._unwatching:  # each upstream's poller asks, and one look is for all of them
-            if now >= self._gone_at:
-                await self._writer.submit(self.unwatch_kind, now, _AT_ONCE)
-        return self._gone_at
+            if now >= max(self._gone_at, self._locked_until):
+                try:
+                    await self._writer.submit(self.unwatch_kind, now, _AT_ONCE)
+                except StoreLocked:  # no poll of another waits for that
+                    self._locked_until = now + _LOCKED_PAUSE_MS
+        return max(self._gone_at, self._locked_until)
 
     def _apply_unwatch(self, items: Sequence[int]) -> Work[list[_Unwatched]]:
         (now,), left = items, 0  # one look at a time
@@ -183,7 +189,7 @@ class Watches:
 
     def forget_times(self) -> None:
         """Know nothing of when readers have gone: the clock was set."""
-        self._gone, self._gone_at = (0, 0), 0
+        self._gone, self._gone_at, self._locked_until = (0, 0), 0, 0
 
     async def prune(self, now: int, read_before: int, limit: int) -> int:
         """As ``Housekeeping.prune_reads``."""

@@ -19,6 +19,7 @@ from gateway.store.postgres.url import Servers
 from tests.lanes import claim_webhooks
 from tests.postgres import Database
 from tests.storing import NOW, attempt_of, look, new, opened, registered, settle
+from tests.watching import due, seen, wish
 
 
 @pytest.fixture
@@ -99,6 +100,21 @@ async def test_who_comes_again_after_the_longest_pause_holds_up_nobody(
             assert isinstance(made, list)
             store._writer._hasty_until -= StoreLocked.longest_pause_s  # as if so long had passed
         assert min(took[1:]) < 0.3 < took[0]
+
+
+async def test_a_locked_task_that_nobody_reads_any_more_fails_no_round(
+    store: PostgresStore, postgres: Database
+) -> None:
+    """The round that would stop its polls goes on to others, and it is polled itself, until it is free."""
+    await store.registry.watch(wish("locked"))
+    gone_at = NOW + 60_000
+    async with held(postgres, "SELECT FROM tasks WHERE task_id = 'locked' FOR UPDATE"):
+        again_at = await store.tasks.unwatch(gone_at)
+        assert gone_at < again_at <= gone_at + StoreLocked.longest_pause_s * 1000
+        assert [claim.task_id for claim in await due(store, gone_at)] == ["locked"]
+    assert await store.tasks.unwatch(again_at - 1) == again_at
+    await store.tasks.unwatch(again_at)
+    assert (await seen(store, "locked")).task.next_poll_at is None
 
 
 async def test_a_locked_webhook_fails_its_own_record(store: PostgresStore, postgres: Database) -> None:
