@@ -6,6 +6,7 @@ next one. Fresh luck is for ``make simulate`` and ``make crash``.
 
 import functools
 import gc
+import importlib.util
 import signal
 import sys
 import warnings
@@ -54,6 +55,10 @@ settings.load_profile("fixed")
 
 # For each client httpx reads all root certificates, which takes longer than most tests: here once for all of them.
 default.create_ssl_context = functools.cache(default.create_ssl_context)  # type: ignore[assignment]
+
+# For each lock and connection httpcore looks for it in vain, through the whole path.
+if importlib.util.find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 # Each gateway reads all shipped profiles: here each of them once.
 profilefile.parse_profile = functools.cache(profilefile.parse_profile)
