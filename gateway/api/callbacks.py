@@ -36,6 +36,7 @@ from gateway.core.clock import Clock, from_iso
 from gateway.core.errors import Forbidden, InvalidRequest, NotFound
 from gateway.core.memory import SMALL
 from gateway.core.model import Callback, CallbackState
+from gateway.core.search import Sought, sought
 from gateway.core.telling import refuse_cancelling, refuse_redelivering, told
 from gateway.store import Registry
 
@@ -68,14 +69,10 @@ class Redelivered(Wire, frozen=True, kw_only=True):
 class Callbacks:
     """These calls, over the registry; ``upstreams`` are polled."""
 
-    def __init__(
-        self, registry: Registry, clock: Clock, upstreams: Collection[str], sought: Callable[[str], str]
-    ) -> None:
-        """``sought``: what the receivers have in their names that a request names so; it raises ValueError."""
+    def __init__(self, registry: Registry, clock: Clock, upstreams: Collection[str]) -> None:
         self._registry = registry
         self._clock = clock
         self._upstreams = upstreams
-        self._sought = sought
         self._cursors: URLSafeSerializer | None = None
 
     async def list_all(self, request: Request) -> Response:
@@ -128,7 +125,7 @@ class Callbacks:
         if since >= until:
             raise InvalidRequest("since must be before until.", errors=[("since", "must be before until")])
         whose = _whose(request, asked.client)
-        receiver = None if asked.receiver is None else self._receiver(asked.receiver)
+        receiver = None if asked.receiver is None else _receiver(asked.receiver)
         if asked.dry_run:
             async with share(request, WHOLE):
                 count = await self._registry.count_dead(whose, since, until, receiver)
@@ -136,12 +133,6 @@ class Callbacks:
         turn = partial(share, request, WHOLE)
         count = await self._registry.redeliver_dead(whose, since, until, now, turn, receiver)
         return json_response(Redelivered(count=count), 202)
-
-    def _receiver(self, named: str) -> str:
-        try:
-            return self._sought(named)
-        except ValueError as error:
-            raise invalid("receiver", str(error)) from None
 
     def _view(self, request: Request, callback: Callback) -> CallbackView:
         callback = replace(callback, task=told(callback.task, self._upstreams))
@@ -189,6 +180,13 @@ def _whose(request: Request, named: str | None) -> str | None:
     if named is not None and not CLIENT.match(named):
         raise invalid("client", NO_CLIENT)
     return named if own is None else own
+
+
+def _receiver(named: str) -> Sought:
+    try:
+        return sought(named)
+    except ValueError as error:
+        raise invalid("receiver", str(error)) from None
 
 
 def _state(text: str | None) -> CallbackState | None:

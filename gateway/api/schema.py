@@ -124,8 +124,9 @@ Receiver = Annotated[
     msgspec.Meta(
         min_length=1,
         max_length=2048,
-        description="Only those of receivers with this text in their name: scheme, host and port of a callback URL, or "
-        "the `match` of the table [[receivers]] that it goes by. A whole URL means the receiver that it goes to.",
+        description="A URL: only those whose callback URLs begin with it, by whole segments of the path; no query "
+        "counts. Another text: only those of receivers with it in their name, which is scheme, host and port of a "
+        "callback URL, or the `match` of the table [[receivers]] that it went by.",
     ),
 ]
 DryRun = Annotated[bool, msgspec.Meta(description="Only say how many there are; redeliver none.")]

@@ -298,7 +298,7 @@ def _api(
         registry, clock, metrics, unhealthy=unhealthy, troubles=readiness.troubles, paused=pauses.follow
     )
     ends = Ends(registry, clock, readiness.draining, _recheck_s(shared))
-    callbacks, tasks = Callbacks(registry, clock, names, receivers.sought), Tasks(registry, clock, ends, names)
+    callbacks, tasks = Callbacks(registry, clock, names), Tasks(registry, clock, ends, names)
     errors = ErrorAnswers(mounts.profile_of)
     tokens, limits = Tokens(*token_owners(settings)), ClientLimits(client_rates(settings), clock)
     calls = table(registering, callbacks, tasks, operations, mounts.all)

@@ -79,17 +79,14 @@ def _instant(context: click.Context, option: click.Parameter, text: str | None) 
 
 
 def _receiver(context: click.Context, option: click.Parameter, text: str | None) -> str | None:
-    """Refuse what cannot be read; which receiver a URL goes to, the gateway knows."""
-    from httpx import InvalidURL
+    """Refuse what cannot be read; which callbacks are meant, the gateway knows."""
+    from gateway.core.search import sought
 
-    from gateway.core.urls import receiver_of
-
-    if text is None or "://" not in text:
-        return text
     try:
-        receiver_of(text)
-    except (InvalidURL, ValueError) as exc:
-        raise click.BadParameter(f"{exc}.", context, option) from exc
+        if text is not None:
+            sought(text)
+    except ValueError as exc:
+        raise click.BadParameter(f"{text!r} {exc}.", context, option) from exc
     return text
 
 
@@ -225,7 +222,7 @@ def show(gateway: "RemoteGateway", /, callback_id: str, as_json: bool) -> None:
 @click.option("--state", type=click.Choice(["dead"]), help="All callbacks in this state, in the place of one.")
 @click.option("--since", callback=_instant, help="Those that died since then: 90s, 30min, 2h, 7d ago, or an instant.")
 @click.option("--until", callback=_instant, help="Those that died before then; default: now.")
-@click.option("--receiver", metavar="URL", callback=_receiver, help="Those of the receiver that this URL goes to.")
+@click.option("--receiver", metavar="URL", callback=_receiver, help="Those whose callback URLs begin with this.")
 @click.option("--client", help="Those of this client; for the operator.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_client_command

@@ -138,9 +138,9 @@ class Calls:
     ) -> Steps[int]:
         """Redeliver every callback that died from ``since`` on and before ``until``; return how many.
 
-        ``receiver``: only those of receivers with this text in their name, or of the one that a URL goes to.
-        ``dry_run``: return how many there are, up to 100,000, and redeliver none. ``client`` is for the operator's
-        token.
+        ``receiver``: only those whose callback URLs begin with this one; a text that is no URL: those of receivers with
+        it in their name. ``dry_run``: return how many there are, up to 100,000, and redeliver none. ``client`` is for
+        the operator's token.
 
         Raises ValueError for an instant without a zone. Where the answer is lost it is not asked for again by itself;
         the same call redelivers the rest.

@@ -18,7 +18,7 @@ from gateway.core.errors import SecretError
 from gateway.core.urls import begins_with, prefix_of, receiver_of
 from gateway.signature import Signer, parse_secrets
 
-__all__ = ["name_of", "pem_problem", "read_receivers", "sought", "table_of", "told"]
+__all__ = ["name_of", "pem_problem", "read_receivers", "table_of", "told"]
 
 _PAIR = "client_cert_file", "client_key_file"
 _TLS_FILES = "ca_file", *_PAIR
@@ -51,7 +51,6 @@ def read_receivers(reader: Reader) -> tuple[ReceiverSettings, ...]:
     return tuple(found.values())
 
 
-_IS_URL = re.compile("https?://[^/]", re.IGNORECASE)
 _EXAMPLE = "https://hooks.example.com/orders"
 
 
@@ -120,23 +119,6 @@ def name_of(tables: Sequence[ReceiverSettings], url: str) -> str:
     """Return what a URL's receiver is called: the match of its table, else its host. Raises httpx.InvalidURL."""
     table = table_of(tables, url)
     return receiver_of(url) if table is None else table.match
-
-
-def sought(tables: Sequence[ReceiverSettings], text: str) -> str:
-    """Return what the receivers have in their names that somebody has written so: a URL means the one that it goes to.
-
-    Raises ValueError where no receiver can have that in its name.
-    """
-    if _IS_URL.match(text):
-        try:
-            return name_of(tables, text)
-        except (httpx.InvalidURL, ValueError):
-            raise ValueError("is no URL that can be read") from None
-    if "/" in text.rpartition("//")[2] and not any(text in one.match for one in tables):
-        raise ValueError(
-            "has a path, and no receiver has that in its name: write the whole URL, with its scheme, or the host alone"
-        )
-    return text
 
 
 def told(receiver: ReceiverSettings) -> list[str]:

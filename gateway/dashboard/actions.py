@@ -10,10 +10,11 @@ from urllib.parse import quote, urlencode
 
 import httpx
 
-from gateway.config.receivers import name_of, sought
+from gateway.config.receivers import name_of
 from gateway.config.settings import DEFAULT_CLIENT
 from gateway.core.clock import from_iso, to_iso
 from gateway.core.errors import InvalidRequest, NotFound
+from gateway.core.search import Sought, sought
 from gateway.core.telling import refuse_cancelling, refuse_redelivering
 from gateway.dashboard.asked import Asked, Shown, text_of
 from gateway.dashboard.frame import web_link
@@ -36,8 +37,8 @@ class Dead(NamedTuple):
     client: str | None
     since: int
     until: int
-    receiver: str | None
-    """A text that the receiver has in its name; None: whichever it is."""
+    receiver: Sought | None
+    """None: whichever it is."""
 
 
 class Actions:
@@ -117,7 +118,7 @@ class Actions:
             "count": count,
             "since": asked.query.get("since", ""),
             "until": asked.query.get("until", ""),
-            "receiver": dead.receiver,
+            "receiver": text_of(asked.query, "receiver"),
             "client": dead.client if asked.visitor.client is None else None,
             "exact_since": to_iso(dead.since),
             "exact_until": to_iso(dead.until),
@@ -140,7 +141,7 @@ class Actions:
             raise InvalidRequest("The span must begin before it ends.")
         receiver = text_of(given, "receiver")
         try:
-            named = None if receiver is None else sought(self._parts.settings().receivers, receiver)
+            named = None if receiver is None else sought(receiver)
         except ValueError as error:
             raise InvalidRequest(f"The receiver {error}.") from None
         return Dead(client, since, until, named)

@@ -33,7 +33,7 @@ from gateway.core.model import (
     Task,
 )
 from gateway.core.pollhistory import PastPoll
-from gateway.core.search import Looked, Wanted
+from gateway.core.search import Looked, Sought, Wanted
 from gateway.store.eventport import Events
 from gateway.store.proxyport import ProxyRegistry
 
@@ -146,18 +146,18 @@ class Registry(ProxyRegistry, Protocol):
         until: int,
         now: int,
         turn: Turn = nullcontext,
-        receiver: str | None = None,
+        receiver: Sought | None = None,
     ) -> int:
         """Redeliver every dead callback that died in ``since`` ≤ t < ``until``; return how many.
 
-        ``receiver``: only those of receivers with this text in their name, as ``count_dead`` counts them.
+        ``receiver``: only those that it means, as ``count_dead`` counts them.
 
         In several transactions, each in a ``turn``, between which others write. Raises StorePartly where some have been
         redelivered by then: the same call redelivers the rest.
         """
 
-    async def count_dead(self, client: str | None, since: int, until: int, receiver: str | None = None) -> int:
-        """Return how many callbacks died in ``since`` ≤ t < ``until``, of receivers with this text in their name."""
+    async def count_dead(self, client: str | None, since: int, until: int, receiver: Sought | None = None) -> int:
+        """Return how many callbacks died in ``since`` ≤ t < ``until``, of the receivers that are meant."""
 
     async def secret_key(self) -> bytes:
         """Return 32 random bytes made when this database was; they sign list cursors."""

@@ -254,7 +254,11 @@ class SearchStatements(Protocol):
     COUNT_DIED: str
     """:client, :since, :until, :most, :receiver or NULL → how many died in a part of that time, and until when it is.
 
-    In the part died so many of the client's, or all that did; more where they died at one instant.
+    :receiver stands in the receiver's name, with a slash at its end. In the part died so many of the
+    client's, or all that did; more where they died at one instant.
     """
     SELECT_DEAD: str
-    """:client, :until, :at, :seq, :limit → ended_at, seq, id, receiver of its dead ones, in order."""
+    """:client, :until, :at, :seq, :limit, :receiver → ended_at, seq, id, url of its dead ones, in order.
+
+    The url is NULL where :receiver does not stand in the receiver's name, with a slash at its end.
+    """

@@ -27,6 +27,7 @@ from gateway.core.model import (
 from gateway.core.pausing import holds_back
 from gateway.core.pollhistory import PastPoll
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
+from gateway.core.search import Sought
 from gateway.store import Turn, rows
 from gateway.store.creates import StoreCreates, registered_for
 from gateway.store.dialect import Counted
@@ -263,7 +264,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
         until: int,
         now: int,
         turn: Turn = nullcontext,
-        receiver: str | None = None,
+        receiver: Sought | None = None,
     ) -> int:
         # What dies again meanwhile is not meant: else a receiver that answers 410 would keep this going for ever.
         about = {"since": since, "until": min(until, now + 1), "now": now, "limit": _REDELIVERED_AT_ONCE}
@@ -288,9 +289,9 @@ class StoreRegistry(StoreCreates, StoreSearch):
                 yield some
 
     async def _of_some(
-        self, client: str | None, about: Mapping[str, int], turn: Turn, receiver: str
+        self, client: str | None, about: Mapping[str, int], turn: Turn, receiver: Sought
     ) -> AsyncIterator[int]:
-        """Redeliver those of receivers with this text in their name: they are few, and no index has them."""
+        """Redeliver those of receivers that are meant: they are few, and no index has them."""
         async for ids in self._dead_of(client, about["since"], about["until"], receiver):
             for start in range(0, len(ids), _REDELIVERED_AT_ONCE):
                 some = ids[start : start + _REDELIVERED_AT_ONCE]  # these share a transaction

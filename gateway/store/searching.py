@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gateway.core.model import Callback, Task
-from gateway.core.search import Looked, Wanted
+from gateway.core.search import Looked, Sought, Wanted
 from gateway.store import rows
 from gateway.store.engine import Engine
 
@@ -22,6 +22,8 @@ _ROWS = 4000
 """Looked at in one part: some ten milliseconds, in which others wait where the database is a file."""
 _COUNTED = 10_000
 """Counted in one part, of an index alone: some milliseconds."""
+_BY_URL = 200
+"""Read in one part where each URL may have to be taken apart: some ten milliseconds, in which the process waits."""
 
 
 class StoreSearch:
@@ -58,27 +60,31 @@ class StoreSearch:
             return Looked(found, found[-1].seq)  # type: ignore[attr-defined]
         return Looked(found, first if first > 0 else None)
 
-    async def count_dead(self, client: str | None, since: int, until: int, receiver: str | None = None) -> int:
+    async def count_dead(self, client: str | None, since: int, until: int, receiver: Sought | None = None) -> int:
+        if receiver is not None and receiver.path:  # of which the index has nothing
+            return sum([len(ids) async for ids in self._dead_of(client, since, until, receiver)])
+        text = None if receiver is None else receiver.text
         count = 0
         for one in await self._clients(client):
             at = since
             while at < until:
-                about = {"client": one, "since": at, "until": until, "most": _COUNTED, "receiver": receiver}
+                about = {"client": one, "since": at, "until": until, "most": _COUNTED, "receiver": text}
                 ((some, at),) = await self._engine.read(self._engine.searchsql.COUNT_DIED, about)
                 count += some
         return count
 
-    async def _dead_of(self, client: str | None, since: int, until: int, receiver: str) -> AsyncIterator[list[str]]:
+    async def _dead_of(self, client: str | None, since: int, until: int, receiver: Sought) -> AsyncIterator[list[str]]:
         """Yield ids of those that ``count_dead`` counts, in parts; between these they may be redelivered."""
+        most = _BY_URL if receiver.path else _ROWS
         for one in await self._clients(client):
             at, seq, more = since, -1, True
             while more:
-                about = {"client": one, "until": until, "at": at, "seq": seq, "limit": _ROWS}
+                about = {"client": one, "until": until, "at": at, "seq": seq, "limit": most, "receiver": receiver.text}
                 found = await self._engine.read(self._engine.searchsql.SELECT_DEAD, about)
-                more = len(found) == _ROWS
+                more = len(found) == most
                 if more:
                     at, seq, *_ = found[-1]
-                yield [its_id for _, _, its_id, its in found if receiver in its]
+                yield [its_id for _, _, its_id, url in found if url is not None and receiver.has(url)]
 
     async def _clients(self, client: str | None) -> Sequence[str]:
         engine = self._engine

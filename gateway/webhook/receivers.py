@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from gateway.config.egressproxy import EgressProxy
-from gateway.config.receivers import sought, table_of
+from gateway.config.receivers import table_of
 from gateway.config.settings import ReceiverSettings
 from gateway.core.urls import cached_by_url, receiver_of
 from gateway.net.guard import Netguard, Resolve
@@ -125,10 +125,6 @@ class Receivers:
         """
         receiver = self.of(url)
         return receiver_of(url) if receiver is None else receiver.settings.match
-
-    def sought(self, text: str) -> str:
-        """Return what the receivers have in their names that somebody has written so. Raises ValueError."""
-        return sought([one.settings for one in self._tables.values()], text)
 
     def _usage_of(self, url: str) -> Usage | None:
         receiver = self.of(url)

@@ -45,7 +45,8 @@ async def test_all_that_died_lately(world: Any, tmp_path: Path) -> None:
         assert unasked.returncode == 2
         assert f"{COUNT} dead callbacks: give --yes" in unasked.stderr
         for which in (
-            ("--receiver", "https://other.example.com/x"),
+            ("--receiver", "https://other.example.com/hooks"),
+            ("--receiver", f"{world.receiver.url}/other"),
             ("--until", "1h"),
             ("--since", "2099-01-01T00:00:00Z", "--until", "2099-01-02T00:00:00Z"),
         ):
@@ -54,7 +55,7 @@ async def test_all_that_died_lately(world: Any, tmp_path: Path) -> None:
         assert await dead(client) == COUNT
 
         def answer(key: str) -> tuple[int, str]:
-            with on_terminal(*all_dead, "--receiver", f"{world.receiver.url}/any/path", cwd=tmp_path) as shown:
+            with on_terminal(*all_dead, "--receiver", f"{world.receiver.url}/hooks/", cwd=tmp_path) as shown:
                 shown.until(r"\[y/N\]")
                 shown.type(f"{key}\n")
                 return shown.ended(), shown.shown

@@ -38,18 +38,19 @@ SELECT_POLL_LOG = "SELECT poll_log FROM tasks WHERE seq = $1"
 
 # Of an index that has all of it: the rows are not read where they have been vacuumed since.
 _SINCE, _UNTIL = "CAST(:since AS bigint)", "CAST(:until AS bigint)"
-_TO_RECEIVER = "(CAST(:receiver AS text) IS NULL OR strpos(receiver, CAST(:receiver AS text)) > 0)"
+_TO_RECEIVER = "strpos(receiver || '/', CAST(:receiver AS text)) > 0"
 _DIED = f"FROM callbacks WHERE client = :client AND state = 'dead' AND ended_at >= {_SINCE}"
 COUNT_DIED = f"""
 WITH part (till) AS MATERIALIZED (SELECT coalesce((
     SELECT greatest(ended_at, {_SINCE} + 1) {_DIED} AND ended_at < {_UNTIL}
     ORDER BY client, ended_at, seq LIMIT 1 OFFSET CAST(:most AS bigint)), {_UNTIL}))
-SELECT (SELECT count(*) {_DIED} AND ended_at < part.till AND {_TO_RECEIVER}), till FROM part
+SELECT (SELECT count(*) {_DIED} AND ended_at < part.till AND (CAST(:receiver AS text) IS NULL OR {_TO_RECEIVER})), till
+FROM part
 """  # noqa: S608 - as above
 
-SELECT_DEAD = """
-SELECT ended_at, seq, id, receiver FROM callbacks
+SELECT_DEAD = f"""
+SELECT ended_at, seq, id, CASE WHEN {_TO_RECEIVER} THEN url END FROM callbacks
 WHERE client = :client AND state = 'dead' AND ended_at < CAST(:until AS bigint)
 AND (ended_at, seq) > (CAST(:at AS bigint), CAST(:seq AS bigint))
 ORDER BY client, ended_at, seq LIMIT CAST(:limit AS bigint)
-"""
+"""  # noqa: S608 - as above

@@ -32,20 +32,21 @@ SELECT_POLL_LOG = "SELECT poll_log FROM tasks WHERE seq = ?"
 
 # Of an index that has all of it: the rows are not read.
 _DIED = "FROM callbacks INDEXED BY callbacks_dead WHERE client = :client AND state = 'dead' AND ended_at >= :since"
+_TO_RECEIVER = "instr(receiver || '/', :receiver)"
 COUNT_DIED = f"""
 WITH part (till) AS (SELECT coalesce((
     SELECT max(ended_at, :since + 1) {_DIED} AND ended_at < :until
     ORDER BY ended_at, seq LIMIT 1 OFFSET :most), :until))
-SELECT (SELECT count(*) {_DIED} AND ended_at < part.till AND (:receiver IS NULL OR instr(receiver, :receiver))), till
+SELECT (SELECT count(*) {_DIED} AND ended_at < part.till AND (:receiver IS NULL OR {_TO_RECEIVER})), till
 FROM part
 """  # noqa: S608 - as above
 
 SELECT_DEAD = at_once(
-    """
-SELECT ended_at, seq, id, receiver FROM callbacks INDEXED BY callbacks_dead
+    f"""
+SELECT ended_at, seq, id, CASE WHEN {_TO_RECEIVER} THEN url END FROM callbacks INDEXED BY callbacks_dead
 WHERE client = :client AND state = 'dead' AND ended_at < :until
 AND (ended_at, seq) > (:at, :seq)
 ORDER BY ended_at, seq LIMIT :limit
-""",
+""",  # noqa: S608 - as above
     4,
 )

@@ -1,9 +1,10 @@
 """Looking for callbacks and tasks by what no index has, whatever the database: against the ``Registry`` port alone."""
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.core.model import AttemptResult, Callback, CallbackState, TaskState
-from gateway.core.search import Looked, Wanted
+from gateway.core.search import Looked, Wanted, sought
 from gateway.store import Store, searching
 from tests.lanes import claim_webhooks
 from tests.storing import FAIL, NOW, attempt_of, brought_to, new, registered, settle
@@ -123,7 +124,7 @@ async def test_the_dead_of_a_span_are_counted(store: Store, monkeypatch: pytest.
     registry, last = store.registry, NOW * 2
 
     async def count(client: str | None = None, since: int = 0, until: int = last, receiver: str | None = None) -> int:
-        return await registry.count_dead(client, since, until, receiver)
+        return await registry.count_dead(client, since, until, None if receiver is None else sought(receiver))
 
     assert (await count(), await count("ann"), await count("nobody")) == (7, 5, 0)
     for receiver in ("//r-1.", "https://r-0.example.com", "", "%", "R-1"):
@@ -131,10 +132,51 @@ async def test_the_dead_of_a_span_are_counted(store: Store, monkeypatch: pytest.
     for since in (NOW, NOW + 12, NOW + 13, NOW + 1012, NOW + 5000):
         for until in (since, since + 1, since + 1000, last):
             assert await count(None, since, until) == sum(since <= at < until for at in died.values())
-    assert await registry.redeliver_dead("ann", 0, last, NOW + 10_000, receiver="//r-1.") == 2
+    assert await registry.redeliver_dead("ann", 0, last, NOW + 10_000, receiver=sought("//r-1.")) == 2
     assert (await count(), await count("ann"), await count("ann", receiver="//r-1.")) == (5, 3, 0)
-    assert await registry.redeliver_dead(None, 0, last, NOW + 10_000, receiver="nobody") == 0
+    assert await registry.redeliver_dead(None, 0, last, NOW + 10_000, receiver=sought("nobody")) == 0
     early = await count(until=NOW + 13, receiver="r-")
-    assert await registry.redeliver_dead(None, 0, NOW + 13, NOW + 10_000, receiver="r-") == early > 0
+    assert await registry.redeliver_dead(None, 0, NOW + 13, NOW + 10_000, receiver=sought("r-")) == early > 0
     assert await registry.redeliver_dead(None, 0, last, NOW + 10_000) == 5 - early > 0
     assert await count() == 0
+
+
+async def test_the_dead_are_told_apart_by_their_urls(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever their receivers were called then, by tables that have come or gone since; as many as are redelivered."""
+    monkeypatch.setattr(searching, "_BY_URL", 2)
+    host = "https://h.example.com"
+    at_host, at_a, at_ab = host, f"{host}/a", f"{host}/ab"
+    for n, (path, receiver) in enumerate(
+        (
+            ("/a", at_host),
+            ("/a/1?order=7", at_a),
+            ("/%61/2", at_a),
+            ("/ab/1", at_ab),
+            ("/ab", at_host),
+            ("", at_host),
+            (":8443/a", f"{host}:8443"),
+            (".org/a", f"{host}.org"),
+        )
+    ):
+        client = "ann" if n % 3 else "bob"
+        made = new(f"task-{n}", client=client, url=f"{host}{path}")
+        await settle(store, await registered(store, replace(made, receiver=receiver)))
+    for due in (await claim_webhooks(store, NOW, 100))[0]:
+        await store.outbox.record(attempt_of(due, AttemptResult.DEAD, at=NOW))
+    registry, last = store.registry, NOW * 2
+
+    async def count(receiver: str, client: str | None = None) -> int:
+        return await registry.count_dead(client, 0, last, sought(receiver))
+
+    below = {"/a": 3, "/a/": 3, "/a/1": 1, "/a/1/x": 0, "/ab": 2, "/b": 0, "": 6, "/": 6, ":8443": 1, ":8443/a": 1}
+    assert {path: await count(host + path) for path in below} == below
+    assert await count("HTTPS://H.EXAMPLE.COM:443/./a?order=8") == 3
+    assert await count("http://h.example.com/a") == 0
+    assert (await count(f"{host}/a", "ann"), await count(f"{host}/a", "nobody")) == (2, 0)
+    names = {"h.example.com/a": 3, "h.example.com/a/": 2, "/ab": 1, "h.example.com": 8, "h.example.com/": 6}
+    assert {text: await count(text) for text in names} == names, "a text that is no URL is a part of a name"
+    for url, done in ((f"{host}/a", 3), ("h.example.com/ab", 1), (f"{host}/ab", 1), (f"{host}/", 1), (host, 0)):
+        assert await count(url) == done
+        assert await registry.redeliver_dead(None, 0, last, NOW + 10_000, receiver=sought(url)) == done
+        assert await count(url) == 0
+    assert await registry.count_dead(None, 0, last) == 2

@@ -54,7 +54,7 @@ def calls(*proxied: str) -> list[Call]:
     proxies = [_proxy(PROFILES[name]) for name in proxied]
     return table(
         registering,
-        Callbacks(nothing, nothing, (), nothing),
+        Callbacks(nothing, nothing, ()),
         Tasks(nothing, nothing, nothing, ()),
         Operations(nothing, nothing, nothing, unhealthy=nothing, troubles=nothing, paused=nothing),
         Mounts(proxies, proxies[0] if proxies else None).all,

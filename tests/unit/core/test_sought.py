@@ -1,0 +1,48 @@
+"""Which receivers somebody means: by how callbacks' URLs begin, or by a part of the receivers' names."""
+
+import pytest
+
+from gateway.core.search import Sought, sought
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("https://APP.example.com:443", Sought("https://app.example.com/")),
+        ("Http://app.example.com:8080//", Sought("http://app.example.com:8080/")),
+        ("https://app.example.com/%68ooks/./x/?order=7#top", Sought("https://app.example.com/", ("hooks", "x"))),
+        ("app.example.com/hooks", Sought("app.example.com/hooks")),
+        ("https://", Sought("https://")),
+        ("App", Sought("App")),
+    ],
+)
+def test_a_url_is_read_and_another_text_is_left(text: str, meant: Sought) -> None:
+    """However a URL is written it means the same; without a scheme a text is a part of a name."""
+    assert sought(text) == meant
+
+
+@pytest.mark.parametrize("text", ["https://[::1/hooks", "http://\ud800/"])
+def test_a_url_that_cannot_be_read(text: str) -> None:
+    """It is refused: as a part of a name it would mean nobody."""
+    with pytest.raises(ValueError, match=r"^is no URL that can be read$"):
+        sought(text)
+
+
+@pytest.mark.parametrize(
+    ("url", "has"),
+    [
+        ("https://app.example.com/hooks", True),
+        ("HTTPS://app.example.com:443/%68ooks/7?x=/y", True),
+        ("https://app.example.com/hooksextra", False),
+        ("https://app.example.com/other/../hooks", True),
+        ("https://app.example.com/hooks/../other", False),
+        ("https://app.example.com/", False),
+        ("https://app.example.com:8443/hooks", False),
+        ("http://app.example.com/hooks", False),
+        ("https://[::1/hooks", False),
+    ],
+)
+def test_a_path_is_compared_by_whole_segments(url: str, has: bool) -> None:
+    """As a table's ``match`` is; without a path every callback of the receiver is meant."""
+    assert sought("https://app.example.com/hooks/").has(url) is has
+    assert sought("https://app.example.com/").has(url)
