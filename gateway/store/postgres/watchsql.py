@@ -97,8 +97,10 @@ FROM {given("unread", "seq", "now")}
 WHERE tasks.seq = ANY (ARRAY[unread.seq]) AND next_poll_at IS NOT NULL AND coalesce(read_until, 0) <= unread.now
 """  # noqa: S608 - as above
 
+# What others have locked is left to them, or to the next look.
 SELECT_LONG_UNREAD = """
 SELECT seq FROM tasks WHERE read_until IS NOT NULL AND read_until < $1 ORDER BY read_until, seq LIMIT $2
+FOR NO KEY UPDATE SKIP LOCKED
 """
 
 # A record is kept for a webhook that it is the body of, and where it tells what the outcome does not.

@@ -117,6 +117,18 @@ async def test_a_locked_task_that_nobody_reads_any_more_fails_no_round(
     assert (await seen(store, "locked")).task.next_poll_at is None
 
 
+async def test_a_locked_task_that_was_read_is_deleted_later(store: PostgresStore, postgres: Database) -> None:
+    """Others are deleted meanwhile, and no write waits for it."""
+    for task_id in ("locked", "other"):
+        await store.registry.watch(wish(task_id))
+    gone_at = NOW + 60_001
+    async with held(postgres, "SELECT FROM tasks WHERE task_id = 'locked' FOR UPDATE"):
+        assert await store.prune_reads(gone_at, gone_at, 10) == 1
+        assert postgres.execute("SELECT task_id FROM tasks") == "locked"
+    assert await store.prune_reads(gone_at, gone_at, 10) == 1
+    assert postgres.execute("SELECT task_id FROM tasks") == ""
+
+
 async def test_a_locked_webhook_fails_its_own_record(store: PostgresStore, postgres: Database) -> None:
     """Attempts are recorded beside it; its own is stored once it may be."""
     made = [await registered(store, new(f"task-{number}")) for number in range(4)]
