@@ -33,7 +33,7 @@ async def test_the_laboratory_tells_what_the_process_does() -> None:
     never the other way round: so it may try again.
     """
     rng = random.Random(5)
-    taught, tasks = list(lot(rng, 40, 0.05)), list(lot(rng, 80, 0.02))
+    taught, tasks = list(lot(rng, 60, 0.03)), list(lot(rng, 150, 0.01))
     both = [Orders(taught, tasks, told=told, min_s=0.1, max_s=3.0) for told in (False, True)]
     labs = [measured(await asyncio.to_thread(play, orders, 1)) for orders in both]
     for _ in range(TRIES):
