@@ -1,10 +1,16 @@
-"""How far a long command is: a bar on a terminal, elsewhere a line for each tenth. Called by the longer commands."""
+"""How far a long command is: a bar on a terminal, elsewhere a line for each tenth. Called by the longer commands.
+
+Where nobody reads that any more, as behind ``| head -1``, the command goes on to its end all the same.
+"""
 
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
+
+from gateway.core import terminal
+from gateway.core.errors import OutputClosed
 
 __all__ = ["progress"]
 
@@ -42,7 +48,14 @@ class _ProgressLines:
             done += more
             if done * 10 // length > tenth:
                 tenth = done * 10 // length
-                click.echo(f"{name}: {tenth * 10} % ({done:,} of {length:,} {self._unit})")
+                _print(f"{name}: {tenth * 10} % ({done:,} of {length:,} {self._unit})")
 
-        click.echo(f"{name} {length:,} {self._unit}" + (f", of which {done:,} are there already" if done else ""))
+        _print(f"{name} {length:,} {self._unit}" + (f", of which {done:,} are there already" if done else ""))
         yield tell
+
+
+def _print(line: str) -> None:
+    try:
+        click.echo(line)
+    except OutputClosed:
+        terminal.discard(sys.stdout)

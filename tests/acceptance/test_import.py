@@ -120,6 +120,20 @@ async def test_a_gateway_that_is_killed_meanwhile_is_waited_for(world: Any, tmp_
         assert await gateway.stop() == 0
 
 
+async def test_all_is_registered_though_nobody_reads_how_far_it_is(world: Any, tmp_path: Path) -> None:
+    """`gateway import tasks.csv | head -1` goes on to its end, and what is to follow it may rely on that."""
+    write(tmp_path / "tasks.csv", f"{world.receiver.url}/hooks", 1200)
+    async with world.gateway() as gateway, httpx.AsyncClient(base_url=gateway.url) as client:
+        process = await start("import", "tasks.csv", "--url", gateway.url, cwd=tmp_path)
+        assert process.stdout is not None
+        await process.stdout.readline()
+        process.stdout._transport.close()  # type: ignore[attr-defined]
+        assert (await process.wait(), await registrations(client)) == (0, {"True": 1200.0, "False": 0.0})
+        assert process.stderr is not None
+        assert await process.stderr.read() == b""
+        assert await gateway.stop() == 0
+
+
 async def test_json_lines_from_standard_input(world: Any, tmp_path: Path) -> None:
     """With one URL for all; equal lines are one registration, and no journal is left."""
     lines = "\n".join(json.dumps({"taskId": f"sim-never-0-{n % 3}"}) for n in range(5))
