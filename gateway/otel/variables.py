@@ -5,10 +5,10 @@ the gateway does not do is none; ``asked`` tells of that. Looked at are the vari
 asking which components are installed; the SDK is not imported. Called by ``gateway.app.exporting``.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from gateway.config.reading import shown
 from gateway.otel.asked import Exported
@@ -28,6 +28,8 @@ _LIMITS = (
 )
 _QUEUE, _BATCH = ("OTEL_BSP_MAX_QUEUE_SIZE", 2048), ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512)
 """With the SDK's defaults."""
+_MOST = 2**31 - 1
+"""A time that is much longer overflows in the SDK, or in the sockets that it waits for."""
 _RATIOS = ("traceidratio", "parentbased_traceidratio")
 _SAMPLERS = ("always_on", "always_off", "parentbased_always_on", "parentbased_always_off", *_RATIOS)
 _PAIRS = "write name=value, with its value URL-encoded, and commas between several"
@@ -82,8 +84,12 @@ def mistakes(environ: Mapping[str, str], exported: Exported) -> Iterator[str]:
     if exported.traces:
         yield from _of_spans(environ)
     if exported.metrics:
-        yield from _number(environ, "OTEL_METRIC_EXPORT_INTERVAL", _milliseconds, "a number of milliseconds from 1 on")
-        yield from _number(environ, "OTEL_METRIC_EXPORT_TIMEOUT", _milliseconds, "a number of milliseconds from 1 on")
+        yield from _number(
+            environ, "OTEL_METRIC_EXPORT_INTERVAL", _milliseconds, f"a number of milliseconds from 1 to {_MOST}"
+        )
+        yield from _number(
+            environ, "OTEL_METRIC_EXPORT_TIMEOUT", _milliseconds, f"a number of milliseconds from 1 to {_MOST}"
+        )
         prefix = "OTEL_EXPORTER_OTLP_METRICS"
         yield from _one_of(environ, f"{prefix}_TEMPORALITY_PREFERENCE", ("cumulative", "delta", "lowmemory"))
         histograms = ("explicit_bucket_histogram", "base2_exponential_bucket_histogram")
@@ -96,8 +102,10 @@ def _of_exporter(environ: Mapping[str, str], signal: str) -> Iterator[str]:
         name, value = headers
         if not all(_HEADER.fullmatch(one) for one in re.split(r"[ \t]*,[ \t]*", value.strip()) if one):
             yield f"{name}: {_PAIRS} (what was given is not shown)"
+        elif not unquote(value).isprintable():  # no header has a line's end, which wrapped base64 brings along
+            yield f"{name}: a value is URL-encoded and has control characters in it (what was given is not shown)"
     if (timeout := given(environ, signal, "TIMEOUT")) is not None:
-        yield from _number(environ, timeout[0], _seconds, "a number of seconds above 0")
+        yield from _number(environ, timeout[0], _seconds, f"a number of seconds above 0, up to {_MOST}")
     if (compression := given(environ, signal, "COMPRESSION")) is not None:
         yield from _one_of(environ, compression[0], ("none", "gzip", "deflate"))
     for name in (
@@ -122,7 +130,7 @@ def _of_spans(environ: Mapping[str, str]) -> Iterator[str]:
     sizes = [name for name, _ in (_QUEUE, _BATCH)]
     wrong = False
     for name in (*sizes, "OTEL_BSP_SCHEDULE_DELAY", "OTEL_BSP_EXPORT_TIMEOUT"):
-        for problem in _number(environ, name, lambda text: int(text) >= 1, "a whole number from 1 on"):
+        for problem in _number(environ, name, _count, f"a whole number from 1 to {_MOST}"):
             wrong = True
             yield problem
     if not wrong:
@@ -160,12 +168,16 @@ def _number(environ: Mapping[str, str], name: str, fits: Callable[[str], bool], 
         yield f"{name}: got {shown(text)}; write {wanted}"
 
 
+def _count(text: str) -> bool:
+    return 1 <= int(text) <= _MOST
+
+
 def _milliseconds(text: str) -> bool:
-    return math.isfinite(float(text)) and float(text) >= 1
+    return 1 <= float(text) <= _MOST
 
 
 def _seconds(text: str) -> bool:
-    return math.isfinite(float(text)) and float(text) > 0
+    return 0 < float(text) <= _MOST
 
 
 def _share(text: str) -> bool:
