@@ -207,6 +207,7 @@ _EMPTY_NOTE = 'b"" # a log in which nothing stands: when it was written, how lar
 _RUNNING = "(yield Run(self._watchsql.SELECT_RUNNING, (seq,))).rows:"
 _GONE_AT_NOTE = "# when the first may have lost its readers"
 _GONE_NOTE = "# the last one that has been seen to, in the order of the index"
+_FORGOTTEN = "self._gone, self._gone_at, self._locked_until = (0, 0), 0, 0"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
 
 EQUIVALENT = (
@@ -446,9 +447,9 @@ EQUIVALENT = (
             (f"self._gone = (0, 0) {_GONE_NOTE}", f"self._gone = (1, 0) {_GONE_NOTE}"),
             (f"self._gone = (0, 0) {_GONE_NOTE}", f"self._gone = (0, 1) {_GONE_NOTE}"),
             ("self._gone_at = 0", "self._gone_at = 1"),
-            ("self._gone, self._gone_at = (0, 0), 0", "self._gone, self._gone_at = (1, 0), 0"),
-            ("self._gone, self._gone_at = (0, 0), 0", "self._gone, self._gone_at = (0, 1), 0"),
-            ("self._gone, self._gone_at = (0, 0), 0", "self._gone, self._gone_at = (0, 0), 1"),
+            (_FORGOTTEN, f"{_FORGOTTEN[:-12]}(1, 0), 0, 0"),
+            (_FORGOTTEN, f"{_FORGOTTEN[:-12]}(0, 1), 0, 0"),
+            (_FORGOTTEN, f"{_FORGOTTEN[:-12]}(0, 0), 1, 0"),
         )
     ),
     *(
