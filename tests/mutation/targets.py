@@ -122,6 +122,7 @@ TESTS = (
     "tests/integration/loops/test_delivery_places.py",
     "tests/integration/loops/test_delivery_room.py",
     "tests/integration/loops/test_delivery_schedule.py",
+    "tests/integration/loops/test_delivery_rate.py",
     "tests/integration/loops/test_isolation.py",
     "tests/integration/api/test_large_bodies.py",
     "tests/integration/app/test_operator.py",

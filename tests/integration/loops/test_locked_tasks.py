@@ -147,6 +147,30 @@ def test_a_locked_task_holds_no_place(tmp_path: Path, monkeypatch: pytest.Monkey
     run_virtual(main())
 
 
+def test_only_so_many_are_aside_as_have_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those beyond keep theirs: what has been answered and cannot be stored is bounded, and nothing of it is lost."""
+    monkeypatch.setattr("gateway.loops.poller.MOST_POLLS", 2)
+
+    async def reply(_: str) -> PollResult:
+        return ENDED
+
+    async def main() -> None:
+        life = await Life(tmp_path / "db", clock, upstream=ScriptedUpstream(reply), rate=FAST).start()
+        locks = lock(life, monkeypatch)
+        callbacks = [await life.register(f"locked-{number}") for number in range(5)]
+        locks.held = {callback.task.seq for callback in callbacks}
+        await asyncio.sleep(10)
+        assert 0 < life.poller.in_flight <= 2
+        assert life.claims - life.poller.in_flight == 2
+        locks.held = ()
+        await asyncio.sleep(60)
+        assert {(await life.look(one)).state for one in callbacks} == {CallbackState.PENDING}
+        await life.stop()
+
+    clock = VirtualClock()
+    run_virtual(main())
+
+
 def test_the_stop_waits_for_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is lost: the task is due after the next start, and is asked about again then."""
 

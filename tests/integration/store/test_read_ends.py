@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.core.errors import StoreLocked
 from gateway.core.model import CallbackState, Settlement, TaskState
 from gateway.store import Store
 from tests.storing import ABANDONED, LARGE, NOW, SUCCESS, brought_to, look, new, registered, settle
@@ -167,3 +168,20 @@ async def test_a_task_with_readers_outlives_its_last_callback(store: Store) -> N
     await store.prune(NOW + 1, 0, 100)
     assert await store.registry.get_callback("ann", made.id) is None
     assert (await seen(store)).task.next_poll_at == NOW + 2000
+
+
+async def test_a_locked_task_is_looked_at_again_later(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else's round waits for that, nor fails."""
+
+    async def locked(*_: object) -> None:
+        raise StoreLocked("Others have locked it.")
+
+    await store.registry.watch(wish())
+    gone_at = NOW + 60_000
+    monkeypatch.setattr(store.tasks.watches._writer, "submit", locked)
+    again_at = await store.tasks.unwatch(gone_at)
+    assert gone_at < again_at <= gone_at + StoreLocked.longest_pause_s * 1000
+    monkeypatch.undo()
+    assert await store.tasks.unwatch(again_at - 1) == again_at
+    await store.tasks.unwatch(again_at)
+    assert (await seen(store)).task.next_poll_at is None
