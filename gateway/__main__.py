@@ -7,8 +7,6 @@ import resource
 import signal
 import sys
 
-__all__ = ["main"]
-
 _LEAST_BYTES = 256 * 1024 * 1024
 """Of address space. With less it starts, and then has no room to work; with much less libraries abort."""
 

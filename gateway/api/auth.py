@@ -21,8 +21,6 @@ from gateway.core.clock import Clock
 from gateway.core.errors import Forbidden, RateLimited, RequestError, Unauthorized
 from gateway.core.ratelimit import RateLimiter, RateWindow
 
-__all__ = ["PUBLIC", "AuthMiddleware", "ClientLimits", "Tokens", "client_of", "scope_of"]
-
 PUBLIC = frozenset({"/healthz", "/readyz", "/metrics", "/openapi.json"})
 """What needs no token, and so shows no URL, task or secret."""
 _ONCE_BEARER = "token"

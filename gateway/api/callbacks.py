@@ -40,8 +40,6 @@ from gateway.core.search import Sought, sought
 from gateway.core.telling import refuse_cancelling, refuse_redelivering, told
 from gateway.store import Registry
 
-__all__ = ["DEFAULT_LIMIT", "MAX_LIMIT", "Attempts", "CallbackPage", "Callbacks", "Redelivered"]
-
 T = TypeVar("T")
 
 _ROW = 600  # bytes of a callback in a list, but for its metadata and URL

@@ -3,8 +3,6 @@
 Owns the words; which calls there are ``table`` owns. Imported when the document is first asked for.
 """
 
-__all__ = ["TEXTS"]
-
 TEXTS = {
     "registerCallback": "The answer is sent once the callback is on disk. The same client, task and URL again is "
     "answered 200 with the callback that is there, so that a request whose answer was lost may be sent again; with "

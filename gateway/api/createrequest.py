@@ -13,8 +13,6 @@ from gateway.config.profile import Proxy
 from gateway.core import lenientjson
 from gateway.core.errors import InvalidJson, InvalidRequest
 
-__all__ = ["CreateRequest", "is_form", "read_create"]
-
 _MODEL = re.compile(r"[ -~]{1,255}")
 
 

@@ -31,8 +31,6 @@ from gateway.upstream.answer import Created
 from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.turns import Waiter
 
-__all__ = ["BegunBefore", "Creating", "Outgoing"]
-
 _log = structlog.get_logger()
 
 _TIMEOUT_S = 75.0  # some APIs hold a create for up to a minute where they are asked to

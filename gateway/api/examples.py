@@ -17,8 +17,6 @@ from gateway.api.views import AttemptView, CallbackView, TaskView
 from gateway.core import errors
 from gateway.upstream.answer import abandoned
 
-__all__ = ["EXAMPLES", "PROBLEMS", "RECORDS", "REQUESTS", "WEBHOOKS", "create"]
-
 _ID, _URL, _METADATA = "cb_01m83xj8806rph1h63g1e98972", "https://app.example.com/hooks", {"orderId": 7}
 _CREATED_AT, _SETTLED_AT = "2026-11-23T10:00:00.000Z", "2026-11-23T10:00:33.120Z"
 

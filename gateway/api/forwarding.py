@@ -29,19 +29,6 @@ from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.budget import Budget
 from gateway.upstream.turns import Waiter
 
-__all__ = [
-    "OPERATOR",
-    "Forwarding",
-    "below",
-    "no_answer",
-    "passed_on",
-    "result_of",
-    "sent_on",
-    "shutting_down",
-    "store_unavailable",
-    "target",
-]
-
 T = TypeVar("T")
 
 OPERATOR = ""

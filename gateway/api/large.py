@@ -14,8 +14,6 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.core.memory import SMALL, Memory
 
-__all__ = ["hold", "send_response", "waiting", "work"]
-
 T = TypeVar("T")
 
 

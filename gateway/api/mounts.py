@@ -15,8 +15,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.api.proxy import UpstreamProxy
 from gateway.config.profile import Profile
 
-__all__ = ["OWN", "BaseSlash", "Mount", "Mounts"]
-
 OWN = ("/v1/callbacks", "/v1/tasks", "/v1/redeliveries", "/healthz", "/readyz", "/metrics", "/openapi.json")
 """Below these the gateway's own calls stand, whatever paths the default upstream has; its pages come before all."""
 _BELOW = "/u/"

@@ -16,8 +16,6 @@ from gateway.core.clock import wait_for_event
 from gateway.core.creates import KnownCreate, NewCreate
 from gateway.core.errors import Conflict
 
-__all__ = ["SAME_AGAIN", "Alone", "Once", "digest_of"]
-
 SAME_AGAIN = {"x-should-retry": "false"}
 """Some SDKs send again by themselves what got 409 or 5xx, and heed this: it would get the same, or be paid twice."""
 _BOUNDARY = re.compile(r'^multipart/.*;\s*boundary="?([^";]+)', re.IGNORECASE)

@@ -21,8 +21,6 @@ from gateway.api.views import CallbackView
 from gateway.core.errors import RequestError
 from gateway.net.urlshape import CALLBACK_URL
 
-__all__ = ["document"]
-
 _ABOUT = """\
 Register a callback for a task of an upstream; the gateway polls the task, and POSTs a signed webhook when it has ended.
 

@@ -10,8 +10,6 @@ from typing import Any, Literal, NotRequired, TypedDict
 from gateway.api.views import Instant
 from gateway.webhook.eventbody import MANUAL, WHAT_TO_DO
 
-__all__ = ["ABOUT", "EVENTS", "EXAMPLES"]
-
 ABOUT = (
     "Goes to GATEWAY_EVENTS_URL, where that is set, signed with the gateway's own secret. It says what to do, and "
     "where the manual tells more. What would be told again and again is gathered."

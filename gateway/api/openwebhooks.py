@@ -13,8 +13,6 @@ from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER
 from gateway.upstream.answer import AbandonReason
 from gateway.webhook.headers import RECORD_SIGNATURE_HEADER, RECORD_TIMESTAMP_HEADER
 
-__all__ = ["OUTCOME", "TAG", "Outcome", "RecordWebhook", "Webhook", "webhooks"]
-
 OUTCOME = (
     f"The members of the webhook's data; an abandoned task's reason is one of {', '.join(get_args(AbandonReason))}."
 )

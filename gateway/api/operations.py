@@ -21,8 +21,6 @@ from gateway.core.model import Lane
 from gateway.core.telemetry import METRICS_CONTENT_TYPE, Metrics
 from gateway.store import Registry
 
-__all__ = ["Health", "NotReady", "Operations", "Readiness", "Trouble"]
-
 
 class Health(Wire, frozen=True, kw_only=True):
     status: Literal["ok"]

@@ -21,8 +21,6 @@ from gateway.core.errors import RequestError
 from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.turns import Waiter
 
-__all__ = ["Passing"]
-
 _TIMEOUT_S = 75.0
 _ALWAYS = ("accept", "content-type", "content-encoding")
 

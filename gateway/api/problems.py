@@ -28,8 +28,6 @@ from gateway.core.errors import (
 )
 from gateway.upstream.envelope import error_envelope
 
-__all__ = ["PROBLEM_TYPE", "ErrorAnswers", "Problem", "problem"]
-
 _log = structlog.get_logger()
 
 PROBLEM_TYPE = "application/problem+json"

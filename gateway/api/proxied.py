@@ -17,8 +17,6 @@ from gateway.upstream.api import Upstream
 from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable
 
-__all__ = ["Proxied"]
-
 
 class Proxied(msgspec.Struct, frozen=True, kw_only=True):
     """An upstream whose profile has calls to stand in for."""

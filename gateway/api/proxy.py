@@ -51,8 +51,6 @@ from gateway.core.urls import receiver_of
 from gateway.store import Housekeeping
 from gateway.upstream.turns import Waiter
 
-__all__ = ["UpstreamProxy"]
-
 _MAX_UNCOUNTED = 1024 * 1024
 """Bytes of a create up to which what is read of it has room in what its body holds, or is little enough."""
 _MOST_BESIDE = 16 * 1024 * 1024

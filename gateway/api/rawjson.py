@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from gateway.core import lenientjson
 
-__all__ = ["Member", "items", "members"]
-
 _STRING = rb'"(?:[^"\\]++|\\.)*+"'
 _NEXT = re.compile(rb'(?:[^"\[\]{},]++|%b)*+[\[\]{},]' % _STRING, re.DOTALL)
 _NEXT_INSIDE = re.compile(rb'(?:[^"\[\]{}]++|%b)*+[\[\]{}]' % _STRING, re.DOTALL)

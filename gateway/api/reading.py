@@ -30,8 +30,6 @@ from gateway.upstream.envelope import record_envelope, told_envelope
 from gateway.upstream.turns import Waiter
 from gateway.webhook.body import record_of
 
-__all__ = ["Reading"]
-
 _ANEW_S = 5.0
 """So long a read waits for the upstream that could be answered with less than somebody may have been told."""
 _Told = tuple[Answer, bool] | RequestError

@@ -53,8 +53,6 @@ from gateway.core.telemetry import Metrics
 from gateway.core.urls import receiver_of
 from gateway.store import Registry
 
-__all__ = ["BatchAnswers", "Registering", "new_callback"]
-
 _MAX_BATCH_BODY = 12 * 1024 * 1024  # 1,000 callbacks with the largest URL and metadata
 _READ_AT_ONCE = 128 * 1024  # bytes of a batch that are read in a few milliseconds, whatever stands in it
 _BATCH_LOOKUPS = 64

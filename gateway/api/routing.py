@@ -19,8 +19,6 @@ from gateway.api.large import send_response
 from gateway.api.problems import PROBLEM_TYPE, Problem
 from gateway.core.errors import InvalidRequest
 
-__all__ = ["Call", "Group", "Parameter", "Schema", "routes"]
-
 _CONVERTOR = re.compile(r":\w+}")
 Handler = Callable[[Request], Awaitable[Response]]
 Schema = Any

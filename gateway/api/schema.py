@@ -25,22 +25,6 @@ from gateway.core.errors import (
 )
 from gateway.core.model import Format
 
-__all__ = [
-    "BatchRequest",
-    "CallbackRequest",
-    "RedeliveriesRequest",
-    "Wire",
-    "batch_items",
-    "decode",
-    "encode_metadata",
-    "invalid",
-    "is_json",
-    "read_any_body",
-    "read_body",
-    "read_metadata",
-    "refuse_compressed",
-]
-
 DEFAULT_TIMEOUT_S = 86_400
 MAX_BODY = 64 * 1024
 """Bytes of a body, but of a batch's."""

@@ -14,8 +14,6 @@ from gateway.core.model import Backlog, Lane
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 
-__all__ = ["BacklogMetrics", "Scrapes"]
-
 _PAUSE = 20
 """For so many times as long as the last count or text took, there is no other: who asks for a text waits for it."""
 _MAX_PAUSE_S = 1.0

@@ -15,8 +15,6 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-__all__ = ["READ", "WHOLE", "Shares", "paced", "piece", "share", "share_for_piece"]
-
 T = TypeVar("T")
 
 _ITEMS = 50  # two milliseconds

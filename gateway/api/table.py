@@ -26,8 +26,6 @@ from gateway.api.tasks import MAX_WAIT_S, Tasks
 from gateway.api.views import CallbackView, TaskView
 from gateway.core.model import CallbackState
 
-__all__ = ["table"]
-
 _NAME = re.compile(r"\{\w+")
 _TASK_ID = {"type": "string", "minLength": 1, "maxLength": 255, "pattern": TASK_ID_PATTERN}
 _REQUEST_ID = Parameter(

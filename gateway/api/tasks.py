@@ -20,8 +20,6 @@ from gateway.core.model import Task, TaskState
 from gateway.core.telling import told
 from gateway.store import Registry
 
-__all__ = ["MAX_WAIT_S", "Ends", "Tasks", "wait_of", "whole"]
-
 T = TypeVar("T")
 
 MAX_WAIT_S = 60.0

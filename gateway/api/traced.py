@@ -11,8 +11,6 @@ from gateway.api.auth import PUBLIC
 from gateway.core.tracecontext import trace_in
 from gateway.core.tracing import Tracing
 
-__all__ = ["TracingMiddleware", "trace_of"]
-
 
 def trace_of(request: Request) -> str | None:
     """Return what follows a request is a part of: its span, or where it has none what it came with."""

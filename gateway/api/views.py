@@ -12,17 +12,6 @@ from gateway.api.schema import Wire
 from gateway.core.clock import to_iso
 from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, Format, Task, TaskState
 
-__all__ = [
-    "AttemptView",
-    "CallbackView",
-    "Instant",
-    "TaskView",
-    "attempt_view",
-    "callback_view",
-    "json_response",
-    "task_view",
-]
-
 Instant = Annotated[str, msgspec.Meta(extra_json_schema={"format": "date-time"})]
 Metadata = Annotated[msgspec.Raw, msgspec.Meta(extra_json_schema={"type": "object"})]
 

@@ -19,8 +19,6 @@ from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.upstream.answer import TELLS, PollKind, PollResult
 from gateway.upstream.envelope import new_record
 
-__all__ = ["Newer", "Watching"]
-
 _SLACK_MS = 1000  # so much earlier than a waiting reader's time is over a watch may end
 _LASTS = 1.5
 """A watch is begun and prolonged for so many times as long as it has to last: not each read is written down then."""

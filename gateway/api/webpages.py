@@ -22,8 +22,6 @@ from gateway.api.schema import is_json
 from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import Forbidden, UnsupportedMediaType
 
-__all__ = ["PagesRefused", "refuse_web_pages"]
-
 _HOST = re.compile(r"(?:\[(?P<v6>[^\[\]%]*)\]|(?P<name>[^\[\]:]*))(?::[0-9]{0,5})?")
 _OWN_SITES = (b"same-origin", b"none")  # none: somebody has typed the address, or has a bookmark
 _ADVICE = "Set GATEWAY_TOKEN, and send it, to be served under any name."

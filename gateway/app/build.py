@@ -77,8 +77,6 @@ from gateway.upstream.turns import MOST_UNDER_WAY
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.receivers import MOST_IDLE, Receivers
 
-__all__ = ["MOST_CONNECTIONS", "build", "own_files"]
-
 _CONNECTIONS = 256  # towards receivers, all together
 _IDLE_CONNECTIONS = 128  # kept for the next webhook to the same receiver
 _OTHER_FILES = 64  # the database, the event loop, the name server, the log

@@ -12,8 +12,6 @@ from gateway.webhook.receivers import Receivers
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Sender
 
-__all__ = ["deliverer"]
-
 
 def deliverer(
     settings: Settings,

@@ -21,8 +21,6 @@ from gateway.webhook.receivers import Receivers
 from gateway.webhook.retry import RetryPolicy, at_least_each
 from gateway.webhook.sender import Sender
 
-__all__ = ["Telling", "telling"]
-
 _LONGEST_WAIT_S = 1600.0
 """Between two attempts at an event, half an hour with its jitter: who was away for a day waits no ten hours more."""
 

@@ -25,8 +25,6 @@ from gateway.otel.words import Words, hear
 if TYPE_CHECKING:
     from gateway.otel.exporting import Exporting
 
-__all__ = ["checked", "exporting", "mistakes", "wanted"]
-
 _log = structlog.get_logger()
 
 _FILES = {"ca": "CERTIFICATE", "client_cert": "CLIENT_CERTIFICATE", "client_key": "CLIENT_KEY"}

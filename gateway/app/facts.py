@@ -18,8 +18,6 @@ from gateway.loops.failing import Failures
 from gateway.loops.pauses import Pauses
 from gateway.upstream.distribution import Distribution
 
-__all__ = ["counts", "models", "paused", "receivers", "upstreams"]
-
 _MOST_MODELS = 64  # of an upstream: a distribution takes up to 2 ms where it has to be made anew
 
 

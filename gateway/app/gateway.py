@@ -49,19 +49,6 @@ from gateway.webhook.receivers import Receivers
 if TYPE_CHECKING:
     from gateway.otel.exporting import Exporting
 
-__all__ = [
-    "FLAWS",
-    "Api",
-    "Changed",
-    "Gateway",
-    "ReadyCheck",
-    "Watch",
-    "client_rates",
-    "client_upstreams",
-    "longest_attempt_s",
-    "token_owners",
-]
-
 _log = structlog.get_logger()
 
 _FULL = "disk is full"

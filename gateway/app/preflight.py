@@ -24,8 +24,6 @@ from gateway.net.tls import TlsFilesUnusable, client_context, ends_at
 from gateway.signature import Signer, parse_secrets
 from gateway.store.sqlite import databasefile
 
-__all__ = ["preflight", "warnings"]
-
 _SOON_S = 14 * 86_400.0
 _SHORT = 24
 """Characters of a token below which it may well be one that somebody made up: one of 128 random bits has 22 or more."""

@@ -18,8 +18,6 @@ from gateway.config.settings import SETTINGS, ReceiverSettings, Settings, Upstre
 from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import ConfigError, GatewayError, SecretError
 
-__all__ = ["Reloads", "changes"]
-
 _log = structlog.get_logger()
 
 _KEY = "upstream_api_key"  # what an upstream's key is made of, which is compared with the upstreams

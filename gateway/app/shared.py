@@ -9,8 +9,6 @@ from gateway.core.tracing import Tracing
 from gateway.net.resolver import Resolver
 from gateway.store import Store
 
-__all__ = ["Shared"]
-
 
 class Shared(NamedTuple):
     """One gateway's."""

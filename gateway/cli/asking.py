@@ -22,8 +22,6 @@ from gateway.core import terminal
 if TYPE_CHECKING:
     from gateway.cli.client import RemoteGateway
 
-__all__ = ["COMMANDS"]
-
 _AGO = re.compile(r"(?P<count>[0-9]{1,9})(?P<unit>s|min|h|d)", re.ASCII)
 _UNITS_MS = {"s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 

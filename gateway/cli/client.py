@@ -21,8 +21,6 @@ from gateway.core.clock import SystemClock
 from gateway.core.errors import ConfigError, GatewayError
 from gateway.core.retryafter import parse_retry_after
 
-__all__ = ["ApiError", "RemoteGateway", "Unreachable", "find"]
-
 _TIMEOUT_S = 30.0
 _BATCH_TIMEOUT_S = 300.0  # the names of a thousand URLs may have to be looked up
 

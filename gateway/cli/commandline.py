@@ -15,8 +15,6 @@ import click
 from gateway.core import terminal
 from gateway.core.errors import ConfigError, GatewayError, OutputClosed
 
-__all__ = ["FiniteRange", "examples", "run_command", "tell"]
-
 
 def examples(*lines: str) -> str:
     """Return the end of a command's help: command lines to copy."""

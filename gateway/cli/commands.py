@@ -19,8 +19,6 @@ from gateway.cli.commandline import FiniteRange, examples, run_command, tell
 from gateway.cli.simulate import simulate
 from gateway.core import terminal
 
-__all__ = ["main"]
-
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 

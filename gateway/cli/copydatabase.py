@@ -13,8 +13,6 @@ from gateway.config.parsers import database_url
 from gateway.config.settings import database_path
 from gateway.store.copying import CopySide, copy_database
 
-__all__ = ["run"]
-
 
 def run(source_url: str, target_url: str, password: str | None) -> None:
     """Copy, and print what was copied; ``password`` is that of a PostgreSQL whose URL has none.

@@ -20,8 +20,6 @@ from gateway.signature import make_secret, parse_secrets
 from gateway.simulator import Plan, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 
-__all__ = ["run"]
-
 _TIMEOUT_S = 30.0
 _EXPECTED = ("task.succeeded", "task.failed", "task.abandoned")
 _CAT = {"resultUrls": ["https://cdn.example.com/cat.png"]}

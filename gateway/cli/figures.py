@@ -12,8 +12,6 @@ from httpx import InvalidURL
 
 from gateway.core.urls import receiver_of
 
-__all__ = ["Figures", "ReceiverFigures", "Scrape", "UpstreamFigures", "figures"]
-
 _FLAGS = {
     "gateway_upstream_refused": "refuses the key",
     "gateway_upstream_nonsense": "makes no sense",

@@ -11,8 +11,6 @@ from pathlib import Path
 from gateway.config.load import load_some
 from gateway.core.errors import GatewayError
 
-__all__ = ["check", "config_of"]
-
 _TIMEOUT_S = 4.0
 _REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked about, not listened on
 

@@ -22,8 +22,6 @@ from gateway.core.clock import SystemClock
 from gateway.core.errors import GatewayError
 from gateway.core.terminal import printable
 
-__all__ = ["Import", "refuse_one_file", "run"]
-
 _MOST = 500
 _MOST_BYTES = 4 * 1024 * 1024
 _PAUSE_S = 1.0

@@ -17,8 +17,6 @@ import click
 from gateway.core import private
 from gateway.core.errors import GatewayError
 
-__all__ = ["Journal"]
-
 _DIGEST_BYTES = 16
 _FIRST_LINE = re.compile(rb"[0-9a-f\0]*( [\w\0]*)?", re.ASCII)
 """Of a journal: also of one that was cut short, or that a power loss has left NULs in."""

@@ -20,8 +20,6 @@ from gateway.core.errors import GatewayError, OutputError
 from gateway.serve.asgi import serve_asgi
 from gateway.signature import Key
 
-__all__ = ["call_when_nobody_reads", "run"]
-
 
 def run(secrets: Sequence[Key], host: str, port: int, answers: Sequence[PlannedAnswer], *, colour: bool) -> None:
     """Listen until told to stop or nobody reads. Raises GatewayError where it cannot listen or print."""

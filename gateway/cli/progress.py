@@ -12,8 +12,6 @@ import click
 from gateway.core import terminal
 from gateway.core.errors import OutputClosed
 
-__all__ = ["progress"]
-
 Advance = Callable[[int], None]
 """Told how many more are done."""
 

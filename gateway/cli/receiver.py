@@ -22,8 +22,6 @@ from gateway.core.eventledger import EVENT_TYPES
 from gateway.core.terminal import printable
 from gateway.signature import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, Key, VerifiedWebhook, verify
 
-__all__ = ["PlannedAnswer", "ReceivedWebhook", "Receiver", "parse_answers", "pretty", "verify_saved"]
-
 _MAX_BODY_BYTES = 64 * 1024 * 1024  # a result may hold images
 _MAX_SEEN_IDS = 10_000
 # Enough for a signed URL; a longer value would push the rest of the webhook off the screen.

@@ -17,8 +17,6 @@ from gateway.cli.client import ApiError, RemoteGateway
 from gateway.cli.progress import progress
 from gateway.core.clock import SystemClock, to_iso
 
-__all__ = ["run"]
-
 _LOOK_S = 1.0
 _LOOK_SHARE = 10
 """A look at how many are left comes this many times as long after one as that one took."""

@@ -17,8 +17,6 @@ import msgspec
 from gateway.api.schema import MAX_BODY, CallbackRequest, decode, encode_metadata
 from gateway.core.errors import RequestError, TooLarge
 
-__all__ = ["Refused", "Row", "read"]
-
 _MEMBERS = ("taskId", "callbackUrl", "metadata", "timeoutSeconds", "upstream", "model", "format")
 _OF_METADATA = "metadata."
 _DELIMITERS = ",;\t"

@@ -15,8 +15,6 @@ from gateway.core.urls import receiver_of
 from gateway.loops.endings import gave_up
 from gateway.webhook.body import webhook_body
 
-__all__ = ["KINDS", "Sample", "sample"]
-
 KINDS = {"succeeded": TaskState.SUCCESS, "failed": TaskState.FAIL, "abandoned": TaskState.ABANDONED}
 _METADATA = b'{"sample":true}'
 _NOT_OF_OUTCOME = ("callbackId", "metadata")

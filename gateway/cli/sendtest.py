@@ -28,8 +28,6 @@ from gateway.webhook.receivers import Receivers
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import Sender, SendResult
 
-__all__ = ["run", "show"]
-
 _OLD_S = 3600
 _CONNECTIONS = 4
 _WIDTH = 17

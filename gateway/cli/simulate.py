@@ -13,8 +13,6 @@ if TYPE_CHECKING:  # the command line is read without it
     from gateway.core.ratelimit import RateWindow
     from gateway.simulator import SimulatedUpstream
 
-__all__ = ["simulate"]
-
 _SHARE, _SIZE, _SECONDS = FiniteRange(0, 1), FiniteRange(0), FiniteRange(0, 1e9)
 
 

@@ -10,8 +10,6 @@ from typing import Any
 from gateway.core.clock import from_iso
 from gateway.core.terminal import cut, display_width, printable
 
-__all__ = ["attempt_table", "callback_details", "callback_table", "distance", "duration", "table", "waits_for"]
-
 _ANSWER_INDENT = "   answer: "
 _ANSWER_WIDTH = 100
 _GAP = "  "

@@ -26,8 +26,6 @@ from gateway.cli.topview import lines
 from gateway.core import terminal
 from gateway.core.clock import SystemClock
 
-__all__ = ["run"]
-
 _ONCE_S = 1.0
 """Between the two looks of a single print."""
 _LOOK_S = 0.1

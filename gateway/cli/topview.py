@@ -7,8 +7,6 @@ from gateway.cli.figures import Figures
 from gateway.cli.tables import distance, duration, table
 from gateway.core.terminal import cut, printable
 
-__all__ = ["lines"]
-
 _BAR = 10
 
 

@@ -15,8 +15,6 @@ from gateway.cli.tables import duration, waits_for
 from gateway.core import terminal
 from gateway.core.clock import SystemClock, from_iso
 
-__all__ = ["wait"]
-
 _ENDED = ("delivered", "dead", "cancelled")
 _TICK_S = 1.0
 _LONG_S = 60.0

@@ -31,8 +31,6 @@ from gateway.client.results import (
     read_task,
 )
 
-__all__ = ["Calls"]
-
 T = TypeVar("T")
 
 _MAX_BATCH = 1000

@@ -19,8 +19,6 @@ from gateway.client.calls import Calls
 from gateway.client.exchange import Exchange, Pause, Reply, Send, Steps
 from gateway.client.results import Callback, CallbackState
 
-__all__ = ["AsyncClient", "Client"]
-
 T = TypeVar("T")
 P = ParamSpec("P")
 M = TypeVar("M", bound=Callable[..., Any])

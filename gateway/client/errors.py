@@ -11,8 +11,6 @@ from gateway.core.errors import GatewayError
 if TYPE_CHECKING:
     from gateway.client.results import Task
 
-__all__ = ["ApiError", "ClientError", "FieldMistake", "NotAGateway", "Unreachable", "WaitTimeout"]
-
 
 class ClientError(GatewayError):
     """Base of every error that a call raises."""

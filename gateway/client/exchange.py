@@ -17,8 +17,6 @@ import httpx
 from gateway.client.errors import ApiError, ClientError, NotAGateway, Unreachable
 from gateway.core.retryafter import parse_retry_after
 
-__all__ = ["Ask", "Exchange", "Pause", "Reply", "Send", "Steps"]
-
 T = TypeVar("T")
 
 _LONGEST_PAUSE_S = 30.0

@@ -12,25 +12,6 @@ from typing import Any, Literal, TypeVar
 from gateway.client.errors import ApiError
 from gateway.core.taskoutcome import TaskOutcome, read_outcome
 
-__all__ = [
-    "Attempt",
-    "BatchResult",
-    "Callback",
-    "CallbackFormat",
-    "CallbackState",
-    "Page",
-    "Registration",
-    "Task",
-    "TaskProgress",
-    "TaskState",
-    "read_attempts",
-    "read_batch",
-    "read_callback",
-    "read_count",
-    "read_page",
-    "read_task",
-]
-
 T = TypeVar("T")
 
 CallbackState = Literal["waiting", "pending", "delivered", "dead", "cancelled"]

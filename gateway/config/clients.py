@@ -11,8 +11,6 @@ from gateway.config.reading import HIDDEN, Reader, shown
 from gateway.config.settings import CLIENT_KEYS, CLIENTS, DEFAULT_CLIENT, ClientSettings
 from gateway.config.tokens import token_digest
 
-__all__ = ["callers", "check_tokens", "open_to_all", "read_clients", "read_headers", "upstream_of"]
-
 _OPERATOR = "GATEWAY_OPERATOR_TOKEN"
 
 

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from urllib.parse import unquote
 
-__all__ = ["PostgresUrl", "is_postgres", "parse_postgres", "where", "without_password"]
-
 _FORM = re.compile(r"postgres(?:ql)?://([^/?#]*)(/[^/?#]*)?(?:\?([^#]*))?", re.DOTALL)
 _EXAMPLE = "postgresql://user@host/database"
 _DEFAULT_PORT = 5432

@@ -9,8 +9,6 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from gateway.config.parsers import host
 
-__all__ = ["EgressProxy", "parse_proxy"]
-
 _ADVICE = "write http://host:port, or http://user:password@host:port with / ? # @ and : in a password as %2F %3F …"
 
 

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 
 from gateway.config.settings import SETTINGS, Setting
 
-__all__ = ["example"]
-
 _HEADINGS = {
     "host": "Listening",
     "database_url": "Storage",

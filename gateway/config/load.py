@@ -19,8 +19,6 @@ from gateway.config.settings import CLIENTS, PREFIX, RECEIVERS, SETTINGS, UPSTRE
 from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import ConfigError
 
-__all__ = ["CONFIG_VARIABLE", "load", "load_some"]
-
 CONFIG_VARIABLE = "GATEWAY_CONFIG"
 """Names the TOML file where the command line does not."""
 

@@ -12,26 +12,6 @@ from gateway.config import databaseurl
 from gateway.core import addresses
 from gateway.core.ratelimit import RateWindow
 
-__all__ = [
-    "credential",
-    "database_url",
-    "gateway_url",
-    "header_problem",
-    "host",
-    "items",
-    "log_level",
-    "number",
-    "one_of",
-    "rate",
-    "root_path",
-    "schedule",
-    "upstream_name",
-    "upstream_url",
-    "url_prefix",
-    "whole",
-    "words",
-]
-
 # The gateway's own, those that frame the message, and those that belong to one connection (RFC 9110 §7.6.1).
 _OUR_HEADERS = re.compile(
     r"(?:x-)?webhook-.*|content-.*|host|user-agent|accept|accept-encoding|expect|connection|keep-alive|proxy-.*|te|trailer"

@@ -15,22 +15,6 @@ import msgspec
 
 from gateway.core.ratelimit import RateWindow
 
-__all__ = [
-    "PATH",
-    "TASK_ID",
-    "WAITING",
-    "Fields",
-    "OwnCallbacks",
-    "Profile",
-    "Proxy",
-    "RecordCall",
-    "dig",
-    "listed",
-    "names_of",
-    "passed_calls",
-    "record_call",
-]
-
 PATH = r"^[^.\s]+(\.[^.\s]+)*\Z"
 type_path = Annotated[str, msgspec.Meta(pattern=PATH)]
 # Checked in profilefile.py: msgspec 0.22 corrupts memory, and dies at exit, on str with a pattern | list.

@@ -28,8 +28,6 @@ from gateway.core.errors import ConfigError
 from gateway.core.jsontemplate import mistakes
 from gateway.core.textfile import read_text
 
-__all__ = ["config_dir", "parse_profile", "read_profiles"]
-
 _METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 _WILDCARD = re.compile(r"\{([A-Za-z_]\w*)(?::path)?\}", re.ASCII)
 _PATH = re.compile(r"/(?:[^\s?#{}]|\{[A-Za-z_]\w*(?::path)?\})*", re.ASCII)

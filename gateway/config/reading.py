@@ -12,8 +12,6 @@ from gateway.config.settings import Setting
 from gateway.core.errors import GatewayError
 from gateway.core.textfile import read_text
 
-__all__ = ["HIDDEN", "Reader", "shown", "suggest"]
-
 HIDDEN = "a value that is not shown here"
 _MAX_SHOWN = 80
 

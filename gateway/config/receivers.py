@@ -18,8 +18,6 @@ from gateway.core.errors import SecretError
 from gateway.core.urls import begins_with, prefix_of, receiver_of
 from gateway.signature import Signer, parse_secrets
 
-__all__ = ["name_of", "pem_problem", "read_receivers", "table_of", "told"]
-
 _PAIR = "client_cert_file", "client_key_file"
 _TLS_FILES = "ca_file", *_PAIR
 _NO_TLS = "these receivers are reached by http, without TLS; write https in match, or remove it"

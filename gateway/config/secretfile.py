@@ -14,8 +14,6 @@ from gateway.core.model import CallbackState
 from gateway.core.textfile import read_text
 from gateway.signature import Signer, make_secret, parse_secrets
 
-__all__ = ["NOT_SHARED", "in_use", "make", "missing", "read", "secret_path"]
-
 NOT_SHARED = (
     "GATEWAY_WEBHOOK_SECRET: not set; replicas that share a database sign with the same secret, and none is made for "
     "them: set it, on each of them, to what `gateway make-secret` prints"

@@ -21,25 +21,6 @@ from gateway.core.ratelimit import RateWindow
 if TYPE_CHECKING:  # a command that asks a running gateway needs no profiles, and starts often
     from gateway.config.profile import Profile
 
-__all__ = [
-    "CLIENTS",
-    "CLIENT_KEYS",
-    "DEFAULT_CLIENT",
-    "DEFAULT_UPSTREAM",
-    "PREFIX",
-    "RECEIVERS",
-    "RECEIVER_KEYS",
-    "SETTINGS",
-    "UPSTREAMS",
-    "UPSTREAM_KEYS",
-    "ClientSettings",
-    "ReceiverSettings",
-    "Setting",
-    "Settings",
-    "UpstreamSettings",
-    "database_path",
-]
-
 PREFIX = "GATEWAY_"
 DEFAULT_CLIENT = "default"
 """Whoever sends GATEWAY_TOKEN; everybody, where no client has a token."""

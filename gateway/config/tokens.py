@@ -8,8 +8,6 @@ import hashlib
 import re
 from secrets import token_urlsafe
 
-__all__ = ["hash_line", "make_token", "parse_hashes", "token_digest"]
-
 _PREFIX = "sha256:"
 _TOKEN_BYTES = 32
 

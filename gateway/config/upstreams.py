@@ -14,8 +14,6 @@ from gateway.config.reading import Reader
 from gateway.config.settings import UPSTREAM_KEYS, UPSTREAMS, ClientSettings, UpstreamSettings
 from gateway.core.addresses import is_loopback_host
 
-__all__ = ["join_upstreams", "key_missing", "read_upstreams"]
-
 
 def read_upstreams(reader: Reader) -> dict[str, dict[str, Any]]:
     """Return what stands in each table, by name; without those that are mistaken."""

@@ -7,8 +7,6 @@ addresses a callback may reach is for ``gateway.net``.
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-__all__ = ["Address", "address_text", "is_loopback", "is_loopback_host", "parse_address"]
-
 Address = IPv4Address | IPv6Address
 
 

@@ -11,18 +11,6 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
-__all__ = [
-    "STEP_MS",
-    "Clock",
-    "FollowingClock",
-    "Moment",
-    "SteeredClock",
-    "SystemClock",
-    "from_iso",
-    "to_iso",
-    "wait_for_event",
-]
-
 # Where there is one that goes on while the machine sleeps: that is time that passes, not a clock that is set.
 _STEADY: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 STEP_MS = 10_000

@@ -5,8 +5,6 @@ Pure types, beside those of ``model``. The API and the store speak in them.
 
 import msgspec
 
-__all__ = ["CreateAnswer", "KnownCreate", "NewCreate"]
-
 
 class NewCreate(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """A create that goes through the proxy under its client's own request id, so that it can be sent again."""

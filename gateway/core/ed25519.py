@@ -15,8 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from gateway.core.errors import SecretError
 
-__all__ = ["PairKey", "make_key_pair", "read_public_key", "read_signing_key"]
-
 _KEY_BYTES = 32
 
 

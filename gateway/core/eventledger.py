@@ -22,18 +22,6 @@ from gateway.core.clock import to_iso
 from gateway.core.ids import new_event_id
 from gateway.core.model import Lane
 
-__all__ = [
-    "CALLBACK_DEAD",
-    "EVENT_TYPES",
-    "RECEIVER_FAILING",
-    "RECEIVER_RECOVERED",
-    "UPSTREAM_RECOVERED",
-    "UPSTREAM_REFUSED",
-    "Died",
-    "Ledger",
-    "WaitingEvent",
-]
-
 CALLBACK_DEAD = "callback.dead"
 RECEIVER_FAILING, RECEIVER_RECOVERED = "receiver.failing", "receiver.recovered"
 UPSTREAM_REFUSED, UPSTREAM_RECOVERED = "upstream.refused", "upstream.recovered"

@@ -6,8 +6,6 @@ Owns how they are made. Called by who makes them.
 import secrets
 from functools import lru_cache
 
-__all__ = ["new_callback_id", "new_event_id"]
-
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32, lower case: sorts as the number does
 _RANDOM = _ALPHABET.encode() * 8  # what each byte stands for: its last five bits
 

@@ -15,8 +15,6 @@ import msgspec
 
 from gateway.core import lenientjson
 
-__all__ = ["filled", "mistakes"]
-
 _GAP = re.compile(r"\{([^{}|]*)(?:\|([^{}]*))?\}")
 _PATH = re.compile(r"[^.\s]+(\.[^.\s]+)*")
 _NOTHING = msgspec.UNSET

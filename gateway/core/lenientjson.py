@@ -15,8 +15,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["cost", "decode", "is_light", "read"]
-
 _VALUE = 72  # bytes of the largest empty value, and of its place
 # A text without an end takes all that is left: else each quote in it began a search.
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)

@@ -19,8 +19,6 @@ from itertools import accumulate
 from queue import Empty, SimpleQueue
 from typing import Any
 
-__all__ = ["LogSink", "as_text_file"]
-
 _LIMIT = 16_384  # lines that may wait, some 6 MB: two seconds of a gateway that is as busy as it can be
 _PAUSE_S = 0.005
 """Before and after each writing, while lines gather."""

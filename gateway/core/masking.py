@@ -12,8 +12,6 @@ import re
 from collections.abc import Iterable
 from itertools import groupby
 
-__all__ = ["Mask"]
-
 _LEAST = 8  # characters: a secret as short as a word is none, and would be found in texts that do not speak of it
 _LEAST_PART = 6  # characters of a secret that are not shown at the end of a text that was cut
 _PIECE = 64 * 1024  # bytes that are searched at once

@@ -18,8 +18,6 @@ from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
-__all__ = ["SMALL", "Memory"]
-
 T = TypeVar("T")
 
 SMALL = 64 * 1024

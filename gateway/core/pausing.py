@@ -9,8 +9,6 @@ from collections.abc import Container
 
 from gateway.core.model import Lane
 
-__all__ = ["holds_back"]
-
 
 def holds_back(paused: Container[Lane], lane: Lane) -> Lane | None:
     """Return which of the lanes that are paused holds a lane back: itself, else the nearest above; None: none does."""

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
-__all__ = ["CAME", "KEPT", "MOST", "SIZE", "PastPoll", "Why", "read", "written"]
-
 CAME = (
     "registered",
     "running",

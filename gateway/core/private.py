@@ -10,8 +10,6 @@ from pathlib import Path
 
 import structlog
 
-__all__ = ["create", "is_exposed", "tighten"]
-
 _log = structlog.get_logger()
 
 

@@ -21,8 +21,6 @@ from typing import Annotated
 
 import msgspec
 
-__all__ = ["RateLimiter", "RateWindow"]
-
 
 class RateWindow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """At most ``limit`` requests in any ``window_s`` seconds: in a profile ``{ limit = 60, window_s = 60 }``."""

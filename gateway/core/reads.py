@@ -9,8 +9,6 @@ import msgspec
 
 from gateway.core.model import Task
 
-__all__ = ["END_TOLD", "PollAgain", "ReadTask", "ReadWatch", "Watched"]
-
 END_TOLD = 2**62
 """Stands in the place of when a task's record was told, where that tells of its end: nothing is newer than that."""
 

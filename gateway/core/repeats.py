@@ -8,8 +8,6 @@ from typing import Any
 
 import structlog
 
-__all__ = ["Repeats"]
-
 _REPEATED = frozenset(
     (
         "attempt.not_made",

@@ -7,8 +7,6 @@ import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-__all__ = ["parse_retry_after", "parse_seconds"]
-
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", re.ASCII)
 _LONGEST = 1000  # characters that are looked at: a header may have thousands of commas
 

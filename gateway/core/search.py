@@ -11,8 +11,6 @@ import httpx
 
 from gateway.core.urls import begins_with, cached_by_url, prefix_of
 
-__all__ = ["Looked", "Sought", "Wanted", "sought"]
-
 T = TypeVar("T")
 
 _IS_URL = re.compile("https?://[^/]", re.IGNORECASE)

@@ -37,8 +37,6 @@ from gateway.core.repeats import Repeats
 from gateway.core.terminal import use_colour
 from gateway.core.tracing import current
 
-__all__ = ["METRICS_CONTENT_TYPE", "Metrics", "configure_logging", "name_spans"]
-
 _log = structlog.get_logger()
 _clock = SystemClock()
 _sink: LogSink | None = None

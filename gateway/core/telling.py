@@ -10,8 +10,6 @@ import msgspec
 from gateway.core.errors import Conflict
 from gateway.core.model import CallbackState, Task
 
-__all__ = ["refuse_cancelling", "refuse_redelivering", "told"]
-
 
 def told(task: Task, upstreams: Container[str]) -> Task:
     """Return a task as it is told: one that nobody polls, as its upstream is not configured, says so."""

@@ -16,8 +16,6 @@ from typing import Any, TextIO
 
 from gateway.core.errors import OutputClosed, OutputError
 
-__all__ = ["cut", "discard", "display_width", "printable", "standard_output", "use_colour", "width"]
-
 
 def use_colour(stream: TextIO | None) -> bool:
     """Tell whether to colour what goes there: a terminal, unless NO_COLOR, FORCE_COLOR or TERM=dumb decide."""

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from gateway.core.clock import SystemClock
 
-__all__ = ["read_text"]
-
 _PATIENCE_S = 5.0
 """How long the writer of a pipe, such as a shell's ``<(…)``, may take for all of it."""
 _MAX_BYTES = 4 * 1024 * 1024

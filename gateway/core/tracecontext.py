@@ -9,8 +9,6 @@ A *trace* is that text: traceparent, and where there is one a blank and tracesta
 import re
 from collections.abc import Iterable
 
-__all__ = ["MOST", "headers_of", "trace_in"]
-
 _MOST_PARENT = 128
 """Of version 00 it has 55; a later version may have more."""
 _MOST_STATE = 512

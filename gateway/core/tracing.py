@@ -13,19 +13,6 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from gateway.core.model import Attempt, DueCallback
 
-__all__ = [
-    "MOST_TRACES",
-    "OFF",
-    "PollCall",
-    "Span",
-    "SpanOfAttempt",
-    "SpanOfPoll",
-    "SpanOfRequest",
-    "SpanOfSettlement",
-    "Tracing",
-    "current",
-]
-
 OFF: "nullcontext[None]" = nullcontext()
 """In the place of a span where nothing is traced."""
 MOST_TRACES = 32

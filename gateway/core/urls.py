@@ -12,8 +12,6 @@ import httpx
 
 from gateway.core.addresses import address_text, parse_address
 
-__all__ = ["begins_with", "cached_by_url", "prefix_of", "receiver_of"]
-
 T = TypeVar("T")
 
 _LONG_URL = 256

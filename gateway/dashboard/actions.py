@@ -20,8 +20,6 @@ from gateway.dashboard.asked import Asked, Shown, text_of
 from gateway.dashboard.frame import web_link
 from gateway.dashboard.parts import PageParts
 
-__all__ = ["NOTICES", "Actions"]
-
 NOTICES = {
     "redelivered": "The webhook was made due again, with a fresh attempt budget.",
     "cancelled": "The callback was cancelled: nothing more is sent.",

@@ -39,8 +39,6 @@ from gateway.dashboard.parts import PageParts
 from gateway.dashboard.session import BrowserSession, Sessions, Visitor
 from gateway.dashboard.timeline import TimeLine
 
-__all__ = ["application"]
-
 _log = structlog.get_logger()
 
 _MOST_FORM = 16 * 1024

@@ -7,8 +7,6 @@ from starlette.datastructures import QueryParams
 
 from gateway.dashboard.session import Visitor
 
-__all__ = ["Action", "Asked", "Shown", "View", "one_of", "text_of"]
-
 _MOST_TEXT = 255
 
 

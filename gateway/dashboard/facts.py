@@ -6,8 +6,6 @@ Nouns alone. Filled in by ``gateway.app``, which knows the loops; a page must no
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Counts", "ModelFacts", "Paused", "ReceiverFacts", "UpstreamFacts"]
-
 _USED_UP = 0.99
 
 

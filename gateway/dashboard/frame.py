@@ -19,8 +19,6 @@ from gateway import __version__
 from gateway.dashboard.meanings import meaning
 from gateway.dashboard.words import FILTERS
 
-__all__ = ["SECURITY_HEADERS", "Frame", "web_link"]
-
 _HERE = Path(__file__).parent
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _POLICY = (

@@ -20,8 +20,6 @@ from gateway.dashboard.asked import Asked, Shown, one_of, text_of
 from gateway.dashboard.parts import PageParts
 from gateway.store import Registry
 
-__all__ = ["Lists"]
-
 T = TypeVar("T", Callback, Task)
 
 _ROWS = 50

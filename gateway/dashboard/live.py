@@ -18,8 +18,6 @@ from gateway.dashboard.frame import SECURITY_HEADERS, Frame
 from gateway.dashboard.parts import PageParts
 from gateway.dashboard.session import Visitor
 
-__all__ = ["Live"]
-
 _LOOKS_S = 2.0
 _LASTS_S = 600.0
 """After so long a browser asks anew, and proves anew who it is."""

@@ -7,8 +7,6 @@ holds the headings to the page. Pure; a filter of the templates.
 import re
 from collections.abc import Sequence
 
-__all__ = ["MEANINGS", "meaning"]
-
 MEANINGS: Sequence[tuple[str, str]] = (
     # First what quotes others: their words are no words of the gateway.
     # Why a poll is late, and how a task ended.

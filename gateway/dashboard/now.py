@@ -3,8 +3,6 @@
 from gateway.dashboard.asked import Asked, Shown
 from gateway.dashboard.parts import PageParts
 
-__all__ = ["Now"]
-
 _MOST = 20
 
 

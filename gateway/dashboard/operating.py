@@ -15,8 +15,6 @@ from gateway.dashboard.asked import Asked, Shown, text_of
 from gateway.dashboard.facts import ReceiverFacts
 from gateway.dashboard.parts import PageParts
 
-__all__ = ["Operating"]
-
 _MOST_RECEIVERS = 200
 _HIDDEN = "set, and not shown"
 _NOT_SET = "\N{EN DASH}"

@@ -13,8 +13,6 @@ from gateway.core.model import Backlog
 from gateway.dashboard.facts import Counts, ModelFacts, Paused, ReceiverFacts, UpstreamFacts
 from gateway.store import Registry
 
-__all__ = ["OwnTokens", "PageParts"]
-
 
 class OwnTokens(Protocol):
     """The tokens that somebody may sign in with."""

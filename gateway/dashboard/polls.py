@@ -13,8 +13,6 @@ from gateway.core.pollhistory import PastPoll, Why
 from gateway.dashboard.facts import ModelFacts
 from gateway.dashboard.words import span
 
-__all__ = ["Picture", "PollLine", "drawn", "planned", "told"]
-
 _CAME = {
     "running": "still running",
     "terminal": "it had ended",

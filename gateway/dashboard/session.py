@@ -25,8 +25,6 @@ from gateway.core.ratelimit import RateLimiter, RateWindow
 from gateway.dashboard.parts import PageParts
 from gateway.store import Registry
 
-__all__ = ["BrowserSession", "Sessions", "Visitor", "is_secure"]
-
 _LASTS_S = 12 * 3600
 _RENEWED_S = 3600
 """A session that is used is given a new cookie after so long."""

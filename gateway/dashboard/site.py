@@ -10,8 +10,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.dashboard.parts import PageParts
 
-__all__ = ["Site"]
-
 _BELOW = ("/dashboard", "/manual")
 
 

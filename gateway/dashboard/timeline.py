@@ -23,8 +23,6 @@ from gateway.dashboard.polls import told as told_of
 from gateway.dashboard.words import clock_time, span
 from gateway.upstream.answer import WHY_ABANDONED
 
-__all__ = ["LinePoint", "TimeLine", "moments"]
-
 _MOST_URLS = 20
 _MOST_WORDS = 300
 _LATE_MS = 1000

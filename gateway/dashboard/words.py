@@ -7,8 +7,6 @@ from typing import Any
 
 from gateway.core.clock import to_iso
 
-__all__ = ["FILTERS", "span"]
-
 _UNITS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _MOST_JSON = 16 * 1024
 """Characters of a value that a page shows."""

@@ -10,8 +10,6 @@ from gateway.core.model import DueCallback, Lane, Share
 from gateway.store import Outbox
 from gateway.webhook.bulkhead import Bulkhead
 
-__all__ = ["claim_due"]
-
 _STORE_PAUSE_S = 1.0
 
 

@@ -16,8 +16,6 @@ from gateway.core.clock import STEP_MS, FollowingClock, wait_for_event
 from gateway.core.errors import StoreError
 from gateway.store import Housekeeping
 
-__all__ = ["ClockSteps"]
-
 _log = structlog.get_logger()
 
 _LET_FINISH_S = 5.0

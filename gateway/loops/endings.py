@@ -11,8 +11,6 @@ from gateway.upstream.answer import WHY_ABANDONED, AbandonReason, PollResult, ab
 from gateway.upstream.envelope import given_up
 from gateway.webhook.body import body_template, callback_parts, record_parts
 
-__all__ = ["CALLBACKS_TOLD", "Ending", "ended", "gave_up"]
-
 CALLBACKS_TOLD = 20
 """So many of a task's callbacks are named in its line of the log."""
 

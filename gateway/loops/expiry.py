@@ -24,8 +24,6 @@ from gateway.upstream.answer import UNREADABLE, AbandonReason
 from gateway.upstream.api import Upstream
 from gateway.upstream.troubled import Troubled
 
-__all__ = ["Expiry"]
-
 _log = structlog.get_logger()
 
 _BATCH = 1000

@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from gateway.core.model import Attempt, AttemptResult, Lane
 
-__all__ = ["Failing", "Failures"]
-
 _REMEMBERED = 1000
 
 

@@ -25,8 +25,6 @@ from gateway.loops.failing import Failures
 from gateway.store import Events
 from gateway.upstream.key import UpstreamKey
 
-__all__ = ["Happenings", "PolledKey"]
-
 _MOST_COUNTED = 10_000
 """Webhooks that are owed to a receiver, tasks that are polled: of more it is told that they are so many."""
 _MOST_APART = 50

@@ -9,8 +9,6 @@ from typing import Any
 
 import structlog
 
-__all__ = ["InFlight"]
-
 _log = structlog.get_logger()
 
 _GATHER_S = 0.003  # a claim costs a journey to the database, whether it is for one place or for twenty

@@ -17,8 +17,6 @@ from gateway.core.errors import StoreError
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.store import Housekeeping
 
-__all__ = ["Backups", "Janitor"]
-
 _log = structlog.get_logger()
 
 _EVERY_S = 600.0

@@ -28,8 +28,6 @@ from gateway.core.errors import StoreError
 from gateway.core.telemetry import Metrics
 from gateway.store import Housekeeping, Standing
 
-__all__ = ["LEASE_S", "Leading", "Lease", "always"]
-
 _log = structlog.get_logger()
 
 LEASE_S = 10.0

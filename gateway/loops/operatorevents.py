@@ -24,8 +24,6 @@ from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
 from gateway.webhook.sender import NOT_COUNTED, Sender
 
-__all__ = ["OperatorEvents"]
-
 _log = structlog.get_logger()
 
 _ROUND_S = 1.0

@@ -16,8 +16,6 @@ from gateway.core.model import Lane
 from gateway.core.pausing import holds_back
 from gateway.store import Housekeeping
 
-__all__ = ["Pause", "Pauses"]
-
 _log = structlog.get_logger()
 
 _KEY = "paused"

@@ -36,8 +36,6 @@ from gateway.upstream.key import UpstreamKey
 from gateway.upstream.timetable import Timetable
 from gateway.upstream.troubled import Troubled
 
-__all__ = ["MOST_POLLS", "Poller"]
-
 _log = structlog.get_logger()
 
 MOST_POLLS = 128

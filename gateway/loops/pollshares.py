@@ -15,8 +15,6 @@ from gateway.core.model import DueGroup, DueTask
 from gateway.store import TaskQueue
 from gateway.upstream.turns import Rotation
 
-__all__ = ["PollShares", "Rank", "least_failed"]
-
 Rank = Callable[[DueTask], float]
 """How urgent a task is."""
 

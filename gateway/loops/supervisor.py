@@ -14,8 +14,6 @@ from gateway.core.errors import StoreError
 from gateway.core.telemetry import Metrics
 from gateway.loops.clocksteps import ClockSteps
 
-__all__ = ["HEARTBEAT_S", "Loop", "Supervisor"]
-
 _log = structlog.get_logger()
 
 HEARTBEAT_S = 10.0

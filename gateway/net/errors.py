@@ -16,8 +16,6 @@ import httpx
 
 from gateway.core.errors import GatewayError
 
-__all__ = ["ExchangeFailed", "Reason", "cut_off", "cut_short", "cut_short_by", "not_connected"]
-
 Reason = Literal[
     "dns",
     "refused",

@@ -24,8 +24,6 @@ from gateway.core.errors import AddressNotAllowed
 from gateway.core.urls import cached_by_url
 from gateway.net.hosts import METADATA_NAMES, is_local, is_metadata, is_numeric, read_host, special_range
 
-__all__ = ["DEFAULT_PORTS", "AllowEntry", "Netguard", "Resolve", "Target", "parse_allow"]
-
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port → every address of the host, as text. Raises OSError where there is none."""
 

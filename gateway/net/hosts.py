@@ -12,8 +12,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from gateway.core.addresses import Address, address_text
 from gateway.core.errors import AddressNotAllowed
 
-__all__ = ["METADATA_NAMES", "is_local", "is_metadata", "is_numeric", "read_host", "special_range"]
-
 # Rule, range, source. The first that matches names the refusal, so narrower ranges stand first.
 # "v4": IANA IPv4 Special-Purpose Address Registry; "v6": IANA IPv6 Special-Purpose Address Registry.
 # ipaddress.is_global is no substitute: Python 3.11 calls NAT64, 6to4, v4-compatible, site-local and multicast global.

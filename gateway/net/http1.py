@@ -23,8 +23,6 @@ from gateway.net.errors import ExchangeFailed, cut_off
 from gateway.net.oddanswers import OddChunks, OddHead
 from gateway.net.unparsed import Unparsed
 
-__all__ = ["Connection"]
-
 _MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included, and of what frames a body between its parts
 _MAX_HEADERS = 1000  # each costs more than a hundred bytes of memory, however short it is
 _STEP = 8 * 1024  # bytes that are parsed before the bounds are looked at: one read may bring thirty times as many

@@ -14,8 +14,6 @@ import httptools
 
 from gateway.net.errors import ExchangeFailed
 
-__all__ = ["OddChunks", "OddHead"]
-
 _BEGIN = b"HTTP/"
 _STATUS = re.compile(rb"HTTP/[0-9.]+[ \t]+([0-9]{3})(?![0-9])[ \t]*([^\n]*)", re.IGNORECASE)
 _END = re.compile(rb"\n\r{0,2}\n")

@@ -22,8 +22,6 @@ from gateway.net.errors import ExchangeFailed, Reason, cut_short_by, not_connect
 from gateway.net.guard import Target
 from gateway.net.transport import PooledTransport, tcp
 
-__all__ = ["ProxiedTransport", "pooled"]
-
 _DIAL_S = 5.0
 """For so long the proxy itself is dialled: well below an attempt's time, else a dead one looks like a slow receiver."""
 _CONNECT_S = 8.0

@@ -18,8 +18,6 @@ from pycares import AddrInfoResult
 
 from gateway.core.errors import without_frames
 
-__all__ = ["Resolver"]
-
 _LIMIT_S = 10.0
 """Well below an attempt's time, so that a name that nobody answers for is not taken for a receiver that is slow."""
 _FIRST_TRY_S = 1.0

@@ -13,8 +13,6 @@ from datetime import UTC, datetime
 
 from gateway.core.errors import GatewayError
 
-__all__ = ["TlsFilesUnusable", "client_context", "ends_at"]
-
 
 class TlsFilesUnusable(GatewayError):
     """Certificates or a key cannot be used; ``part`` is the one of ``client_context``'s arguments that is wrong."""

@@ -28,8 +28,6 @@ from gateway.net.guard import DEFAULT_PORTS, Netguard, Resolve, Target
 from gateway.net.http1 import Connection
 from gateway.net.tls import client_context
 
-__all__ = ["PooledTransport", "tcp"]
-
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _TARGET = re.compile(rb"[!-~]+")
 _NEXT_ADDRESS_S = 0.25  # RFC 8305 §5: after this the next address of a name is tried beside the one before

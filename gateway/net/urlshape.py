@@ -5,8 +5,6 @@ the expression takes none, as no expression can say which of them a name may hav
 ECMA-262, as JSON Schema has it, and Python read it alike.
 """
 
-__all__ = ["CALLBACK_URL"]
-
 _HEX = "[0-9A-Fa-f]"
 _GROUP = f"{_HEX}{{1,4}}"
 _GROUPS = f"{_GROUP}(?::{_GROUP})*"

@@ -11,8 +11,6 @@ from urllib.parse import urlsplit
 
 from gateway.config.reading import shown
 
-__all__ = ["Exported", "asked"]
-
 _ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
 _PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
 _SPOKEN = "http/protobuf"

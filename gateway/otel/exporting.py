@@ -28,8 +28,6 @@ from gateway.otel.metrics import metrics_data
 from gateway.otel.tracing import OtelTracing
 from gateway.otel.words import Words
 
-__all__ = ["Exporting"]
-
 _log = structlog.get_logger()
 
 _NAME = "webhook-bridging-gateway"

@@ -26,8 +26,6 @@ from prometheus_client.samples import Sample
 
 from gateway import __version__
 
-__all__ = ["metrics_data"]
-
 _UNITS = {"_seconds": "s", "_bytes": "By", "_ratio": "1"}
 _SCOPE = InstrumentationScope("gateway", __version__)
 _Labels = tuple[tuple[str, str], ...]

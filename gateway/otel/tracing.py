@@ -48,8 +48,6 @@ from gateway.core.tracing import MOST_TRACES, PollCall, Span, current
 from gateway.core.urls import cached_by_url, receiver_of
 from gateway.otel.words import Words
 
-__all__ = ["OtelTracing"]
-
 _METHODS = frozenset(("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"))
 _UPSTREAM, _TASK, _CALLBACK, _CLIENT = "gateway.upstream", "gateway.task.id", "gateway.callback.id", "gateway.client"
 _CALLBACKS_TOLD = 10

@@ -13,8 +13,6 @@ from urllib.parse import unquote
 from gateway.config.reading import shown
 from gateway.otel.asked import Exported
 
-__all__ = ["given", "mistakes"]
-
 _BOOLEANS = ("OTEL_SDK_DISABLED", "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED")
 _LIMITS = (
     "OTEL_ATTRIBUTE_COUNT_LIMIT",

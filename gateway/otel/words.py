@@ -11,8 +11,6 @@ from urllib.parse import unquote, urlsplit
 
 from gateway.core.masking import Mask
 
-__all__ = ["Words", "hear"]
-
 _PRIVATE = re.compile(r"(?<=with url: )\S+|(?<=Invalid URL ')[^']+|(?<=were found for ')[^']+|[\w+.-]*://[^\s'\"]+")
 """Of the SDK's words, a collector's URL: its path may be a key."""
 _MOST_WORDS = 500

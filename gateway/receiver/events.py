@@ -14,8 +14,6 @@ from gateway.core.errors import GatewayError
 from gateway.core.taskoutcome import TaskOutcome, read_outcome
 from gateway.receiver.operatorevents import OPERATOR_TYPES, OperatorEvent, read_operator_event
 
-__all__ = ["Abandoned", "Event", "Failed", "Succeeded", "UnknownBody", "read_event", "read_told"]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ended:

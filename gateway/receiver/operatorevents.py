@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, get_args
 
-__all__ = ["OPERATOR_TYPES", "OperatorEvent", "OperatorType", "read_operator_event"]
-
 OperatorType = Literal[
     "callback.dead", "receiver.failing", "receiver.recovered", "upstream.refused", "upstream.recovered"
 ]

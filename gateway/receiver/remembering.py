@@ -16,8 +16,6 @@ from secrets import token_hex
 
 from gateway.core.errors import GatewayError
 
-__all__ = ["Busy", "MemoryIds", "SqliteIds", "WebhookIds"]
-
 _DAY_S = 86_400
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS webhook_ids (

@@ -12,8 +12,6 @@ from gateway.core.errors import VerificationError
 from gateway.receiver.events import Event, UnknownBody
 from gateway.receiver.verifying import verify
 
-__all__ = ["WebhookEvent"]
-
 _MAX_BODY = 64 * 1024 * 1024  # a result may hold images
 
 

@@ -18,8 +18,6 @@ from gateway.receiver.operatorevents import OperatorEvent
 from gateway.signature import Key, parse_secrets
 from gateway.signature import verify as verify_signature
 
-__all__ = ["Headers", "verify", "verify_operator_event"]
-
 _LOOKED_AT = 64 * 1024  # bytes of a body that did not verify up to which its JSON is looked at
 
 

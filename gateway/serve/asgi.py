@@ -19,8 +19,6 @@ from uvicorn.server import ServerState
 
 from gateway.serve.serverprotocol import ServerProtocol
 
-__all__ = ["open_listener", "serve_asgi", "server_config"]
-
 _GRACE_S = 0.4
 # Longer than the time between two polls of one task, so that the poller's connections are not cut under it.
 _KEEP_ALIVE_S = 75

@@ -17,8 +17,6 @@ from gateway.api.problems import PROBLEM_TYPE, problem
 from gateway.core.errors import RequestError
 from gateway.serve.serverprotocol import ServerProtocol
 
-__all__ = ["ClosingProtocol"]
-
 
 class _Transport:
     """The connection's transport, of which closing is the protocol's, wherever in uvicorn it is called."""

@@ -8,8 +8,6 @@ Called by ``inbound``.
 from typing import Protocol
 from weakref import WeakKeyDictionary
 
-__all__ = ["Places", "Waited", "places_of"]
-
 _MAX_BYTES = 32 * 1024 * 1024
 
 

@@ -32,8 +32,6 @@ from gateway.core.telemetry import name_spans
 from gateway.serve.asgi import open_listener, server_config
 from gateway.serve.inbound import InboundProtocol
 
-__all__ = ["serve"]
-
 _log = structlog.get_logger()
 
 _LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them

@@ -14,8 +14,6 @@ import re
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-__all__ = ["ServerProtocol"]
-
 
 class ServerProtocol(HttpToolsProtocol):
     """One client's connection. Subclasses that replace ``data_received`` have ``feed`` parse what has come."""

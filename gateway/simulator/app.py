@@ -46,8 +46,6 @@ from gateway.simulator.scenario import (
 )
 from gateway.simulator.stats import Stats
 
-__all__ = ["SimulatedUpstream", "serve"]
-
 RECORD_INFO = "/api/v1/jobs/recordInfo"
 CREATE_TASK = "/api/v1/jobs/createTask"
 _MAX_BODY_BYTES = 32 << 20

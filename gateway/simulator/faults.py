@@ -14,8 +14,6 @@ import msgspec
 
 from gateway.simulator.scenario import error_envelope
 
-__all__ = ["REPLACING", "Endpoint", "ErrorBody", "Fault", "FaultKind", "Faults", "SimResponse"]
-
 Endpoint = Literal["recordInfo", "createTask"]
 ErrorBody = Callable[[int, str, Any], Any]
 """Builds an API's body of an error from its status or code, its words and its data."""

@@ -31,8 +31,6 @@ from gateway.simulator.shapes import (
     JobTask,
 )
 
-__all__ = ["VIDEO", "JobAnswer", "JobCall", "Jobs", "job_call"]
-
 VIDEO = b"\x00\x00\x00\x18ftypmp42 simulated"
 """What a finished video of OpenAI's is, byte for byte."""
 

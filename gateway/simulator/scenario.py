@@ -17,21 +17,6 @@ import msgspec
 
 from gateway.core.ratelimit import RateWindow
 
-__all__ = [
-    "DEFAULT_MODEL",
-    "DEFAULT_PARAM",
-    "KeyedLimiter",
-    "Plan",
-    "PlanMix",
-    "Refusal",
-    "SimTask",
-    "drop_oldest",
-    "encode_text",
-    "error_envelope",
-    "parse_windows",
-    "plan_from_task_id",
-]
-
 DEFAULT_MODEL = "gpt-image-2-text-to-image"
 DEFAULT_PARAM = '{"model":"gpt-image-2-text-to-image","input":{"prompt":"A cat"}}'
 _DEFAULT_RESULT = '{"resultUrls":["https://cdn.example.com/result.png"]}'

@@ -12,20 +12,6 @@ import msgspec
 
 from gateway.simulator.scenario import SimTask, encode_text, error_envelope
 
-__all__ = [
-    "KIE_4O_IMAGE",
-    "KIE_FLUX",
-    "KIE_MJ",
-    "KIE_SUNO",
-    "KIE_VEO",
-    "LUMA",
-    "OPENAI_VIDEO",
-    "REPLICATE",
-    "RUNWAY",
-    "JobApi",
-    "JobTask",
-]
-
 _VIDEO_SECONDS, _VIDEO_SIZE = "4", "720x1280"
 _HELD_S = 3600
 

@@ -5,8 +5,6 @@ from typing import Any
 
 from gateway.simulator.scenario import drop_oldest
 
-__all__ = ["POLLS_KEPT", "PeakRate", "Stats"]
-
 POLLS_KEPT = 10_000
 """Of so many task ids, the newest, polls are counted."""
 

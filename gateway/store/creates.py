@@ -15,8 +15,6 @@ from gateway.store import rows
 from gateway.store.engine import Engine, Run, Touched, Work
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["StoreCreates", "registered_for"]
-
 _NAME = attrgetter("client", "upstream", "request_id")
 
 _Ended = tuple[NewCreate, CreateAnswer, Sequence[NewCallback]]

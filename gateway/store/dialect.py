@@ -8,16 +8,6 @@ from typing import Any, NamedTuple, Protocol
 
 from gateway.core.model import CallbackState
 
-__all__ = [
-    "NEW_CALLBACK",
-    "OWED_AT_ONCE",
-    "Counted",
-    "CreateStatements",
-    "ReadStatements",
-    "SearchStatements",
-    "Statements",
-]
-
 NEW_CALLBACK = (
     "id",
     "client",

@@ -16,8 +16,6 @@ from msgspec import convert
 from gateway.core.model import DueGroup, DueTask
 from gateway.store.engine import Engine, Lead, Work
 
-__all__ = ["DueTasks"]
-
 _ALWAYS: Lead = ("", 0)  # no other process can
 
 

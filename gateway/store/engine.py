@@ -15,24 +15,6 @@ import msgspec
 from gateway.core.model import AttemptRecord, DueCallback, Lane, Share
 from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
 
-__all__ = [
-    "Blame",
-    "Column",
-    "Due",
-    "Engine",
-    "Hints",
-    "Lead",
-    "Left",
-    "Result",
-    "Rows",
-    "Run",
-    "Step",
-    "Touched",
-    "WebhookClaims",
-    "Work",
-    "Write",
-]
-
 T = TypeVar("T")
 
 Column = Literal["outcome", "record"]

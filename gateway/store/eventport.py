@@ -6,8 +6,6 @@ from typing import Protocol, TypeVar
 from gateway.core.eventledger import Ledger
 from gateway.core.model import Lane
 
-__all__ = ["Events"]
-
 T = TypeVar("T")
 
 

@@ -14,8 +14,6 @@ from gateway.core.model import AttemptRecord, Lane
 from gateway.store.engine import Engine, Run, Work
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["StoreEvents"]
-
 T = TypeVar("T")
 
 _KEY = "events"

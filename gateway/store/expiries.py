@@ -12,8 +12,6 @@ from gateway.core.model import ExpiredTask
 from gateway.store.engine import Engine
 from gateway.store.rows import FOREVER, first_column
 
-__all__ = ["Expiries"]
-
 _PART = 1000
 """Expired callbacks, of whichever upstream, that are looked through at once: some milliseconds, after which others
 read or write …"""

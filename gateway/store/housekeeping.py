@@ -16,8 +16,6 @@ from gateway.store.registry import StoreRegistry
 from gateway.store.tasks import StoreTasks
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["StoreHousekeeping"]
-
 
 class StoreHousekeeping:
     """The part of ``gateway.store.Store`` that is the same on every engine."""

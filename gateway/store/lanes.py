@@ -9,8 +9,6 @@ import heapq
 from gateway.core.model import Lane
 from gateway.store.rows import FOREVER
 
-__all__ = ["LanesDue"]
-
 _OUT_OF_DATE = 64  # entries that a heap may have beside as many as are in date
 
 

@@ -17,8 +17,6 @@ from gateway.store.events import StoreEvents
 from gateway.store.lanes import LanesDue
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["StoreOutbox"]
-
 _log = structlog.get_logger()
 
 _LAPSED_MS = 200

@@ -10,8 +10,6 @@ from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.model import NewCallback, Registration
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 
-__all__ = ["ProxyRegistry"]
-
 
 class ProxyRegistry(Protocol):
     """Creates, and what readers wait for."""

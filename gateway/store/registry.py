@@ -37,8 +37,6 @@ from gateway.store.searching import StoreSearch
 from gateway.store.tasks import StoreTasks
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["StoreRegistry"]
-
 _REDELIVERED_AT_ONCE = 100  # dead callbacks: a few milliseconds, after which others write
 _MOST_OF_OTHERS = 10_000  # tasks of an upstream that is not configured: a start is not to wait until more are counted
 _MOST_ATTEMPTS = 200  # told of one callback: a client may redeliver it as often as it likes

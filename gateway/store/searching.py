@@ -14,8 +14,6 @@ from gateway.core.search import Looked, Sought, Wanted
 from gateway.store import rows
 from gateway.store.engine import Engine
 
-__all__ = ["StoreSearch"]
-
 T = TypeVar("T")
 
 _ROWS = 4000

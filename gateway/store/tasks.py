@@ -24,8 +24,6 @@ from gateway.store.rows import parts
 from gateway.store.watches import Watches, write_large
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["StoreTasks"]
-
 _log = structlog.get_logger()
 
 

@@ -20,8 +20,6 @@ from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Column, Engine, Rows, Run, Touched, Work, Write
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["Watches", "write_large"]
-
 _MOST_READ = 200_000
 """Tasks that are kept for readers at once."""
 _PART = 4

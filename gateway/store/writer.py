@@ -21,8 +21,6 @@ import structlog
 from gateway.core.errors import StoreDefect, StoreError, StoreLocked, StoreRefused
 from gateway.store.engine import Blame, Touched, Work
 
-__all__ = ["Kind", "Writer"]
-
 _log = structlog.get_logger()
 
 _BATCH = 512  # small rows per transaction or so, so that nobody waits long for another's

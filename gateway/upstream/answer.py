@@ -21,19 +21,6 @@ from gateway.core.retryafter import parse_seconds
 from gateway.upstream.answervalues import as_id, as_instant, as_number, as_text, as_time
 from gateway.upstream.endedtask import EndedTask, model_of, task_object, told_of_end
 
-__all__ = [
-    "TELLS",
-    "UNREADABLE",
-    "WHY_ABANDONED",
-    "AbandonReason",
-    "Created",
-    "PollKind",
-    "PollResult",
-    "abandoned",
-    "read_answer",
-    "read_created",
-]
-
 UNREADABLE: Final = "unreadable"
 """What a poll is called, and why a task was given up, where there was an answer of which nothing could be read."""
 AbandonReason = Literal["timeout", "unreadable", "refused", "not_found"]

@@ -12,8 +12,6 @@ from gateway.config.profile import Profile
 from gateway.core import lenientjson
 from gateway.core.clock import from_iso
 
-__all__ = ["Decoded", "as_id", "as_instant", "as_number", "as_text", "as_time", "decoded", "to_ms"]
-
 _MAX_DIGITS = 19  # a longer number in a string is none; from 4,301 digits on, int() itself refuses
 _MAX_WHOLE = 2**53  # beyond it floats are not exact
 

@@ -25,8 +25,6 @@ from gateway.net.errors import ExchangeFailed
 from gateway.upstream.answer import Created, PollKind, PollResult, read_answer, read_created
 from gateway.upstream.lastanswers import MOST_BYTES, LastAnswers
 
-__all__ = ["Answer", "NoAnswer", "Upstream"]
-
 _MAX_ERROR_ANSWER = SMALL
 """Bytes that are read of an error's answer: all that counts stands at its beginning."""
 _MOST_COST = 192 * 1024 * 1024

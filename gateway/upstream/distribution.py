@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
-__all__ = ["PRIOR", "Distribution"]
-
 
 class Distribution:
     """The distribution of a duration: its survival function, linear between points and exponential after the last.

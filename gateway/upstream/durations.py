@@ -27,8 +27,6 @@ from gateway.upstream.distribution import PRIOR, Distribution
 from gateway.upstream.estimate import estimate
 from gateway.upstream.sightings import LONGEST_S, Seen, Sightings
 
-__all__ = ["KEPT_STREAMS", "REBUILD_S", "Durations", "Stream", "of_client", "of_model"]
-
 Stream = str
 """The name of one, by which what was learned of it is kept."""
 

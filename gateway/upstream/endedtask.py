@@ -13,8 +13,6 @@ from gateway.core.model import TaskState
 from gateway.upstream.answervalues import as_instant, as_number, as_text, as_time, decoded, to_ms
 from gateway.upstream.envelope import is_faithful
 
-__all__ = ["EndedTask", "model_of", "task_object", "told_of_end"]
-
 _MAX_MODEL = 255  # characters, as many as a client may give: what is learned is kept by this name
 _LONGEST_MS = 30 * 86_400_000  # a task that took longer than anyone waits for one teaches nothing
 

@@ -27,8 +27,6 @@ from typing import Final, NamedTuple
 from gateway.upstream.distribution import Distribution
 from gateway.upstream.sightings import RATIO, Sightings, bin_end_s, bin_of
 
-__all__ = ["estimate"]
-
 _NARROWEST: Final = 0.01
 _WIDEST: Final = 0.7
 """Bounds of a kernel's half-width, in logarithmic time: 1 % and a factor of two."""

@@ -43,8 +43,6 @@ from gateway.core.telemetry import Metrics
 from gateway.upstream.answer import TELLS, PollKind, PollResult
 from gateway.upstream.budget import Budget
 
-__all__ = ["NEUTRAL_TASK_ID", "UpstreamKey"]
-
 _log = structlog.get_logger()
 
 NEUTRAL_TASK_ID = "gateway-key-probe"

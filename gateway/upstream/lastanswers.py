@@ -16,8 +16,6 @@ from typing import NamedTuple
 
 from gateway.core.clock import Clock
 
-__all__ = ["MOST_BYTES", "LastAnswers"]
-
 MOST_BYTES = 4 * 1024 * 1024
 _OVERHEAD = 300  # bytes of an entry beside its record and its id, or so
 _ENDED_S = 600.0

@@ -12,8 +12,6 @@ from gateway.upstream.durations import Durations, of_model
 from gateway.upstream.reservations import Load, Swap
 from gateway.upstream.sightings import Seen
 
-__all__ = ["Learned"]
-
 _SAVE_S = 10.0
 _FOLLOW_S = 30.0
 _BYTES_PER_S = 20_000

@@ -22,8 +22,6 @@ from gateway.core.errors import StoreError
 from gateway.core.ratelimit import RateLimiter, RateWindow
 from gateway.upstream.spending import Spending, decode, encode, folded
 
-__all__ = ["Load", "Reservations", "Swap"]
-
 _CHUNKS = 20  # reservations per longest window at most: so many more writes, and at most 3/40 of it lost to a crash
 _LEASE_S = 8.0
 """So long after it was stored others count what is open as ended, where it is not stored anew …"""

@@ -44,8 +44,6 @@ import msgspec
 
 from gateway.upstream.distribution import Distribution
 
-__all__ = ["FLOOR_PRICE_S", "PollPrice", "PollSchedule"]
-
 FLOOR_PRICE_S: Final = 0.25
 _BUDGET_SHARE: Final = 0.9
 """How much of the budget the price aims to use; the rest takes up what chance adds."""

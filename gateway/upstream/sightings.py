@@ -22,8 +22,6 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["LONGEST_S", "RATIO", "Seen", "Sightings", "bin_end_s", "bin_of"]
-
 HALF_LIFE: Final = 96
 _GROWTH: Final = 2 ** (1 / HALF_LIFE)
 _FIRST_S: Final = 0.25

@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-__all__ = ["ALONE", "Spending", "decode", "encode", "folded"]
-
 ALONE = ""
 """The name of the only process there is: the part that it finds is its own from before."""
 _SKEW_MS = 50

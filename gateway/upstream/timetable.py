@@ -23,8 +23,6 @@ from gateway.upstream.durations import of_client, of_model
 from gateway.upstream.learned import Learned
 from gateway.upstream.schedule import PollPrice, PollSchedule
 
-__all__ = ["Planned", "Timetable", "took_s"]
-
 _WELL_KNOWN = 8
 """Of a model so many of whose tasks were seen, the schedule rests on what was learned alone."""
 _EXPLORING_SHARE = 0.1

@@ -21,8 +21,6 @@ from gateway.core.model import DueTask
 from gateway.upstream.answer import TELLS, PollKind, PollResult
 from gateway.upstream.key import UpstreamKey
 
-__all__ = ["Troubled"]
-
 _REMEMBERED = 20_000
 """So many tasks of each kind at most; of more, those that were heard of the longest ago are forgotten."""
 _KEPT_S = 7200.0

@@ -8,8 +8,6 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Iterable
 
-__all__ = ["MOST_UNDER_WAY", "ClientTurns", "Rotation", "Waiter"]
-
 MOST_UNDER_WAY = 64
 """Requests of clients that one of a key's budgets has under way at once."""
 _MOST_WAITING = 1024

@@ -18,18 +18,6 @@ from gateway.core.clock import to_iso
 from gateway.core.jsontemplate import filled
 from gateway.core.model import BodyParts, Format, Outcome, TaskState
 
-__all__ = [
-    "BodyTemplate",
-    "body_template",
-    "callback_parts",
-    "cost",
-    "is_light",
-    "record_body",
-    "record_of",
-    "record_parts",
-    "webhook_body",
-]
-
 _EVENT_TYPE = {
     TaskState.SUCCESS: "task.succeeded",
     TaskState.FAIL: "task.failed",

@@ -30,8 +30,6 @@ from gateway.core.pausing import holds_back
 from gateway.webhook.limits import ReceiverLimits, Usage
 from gateway.webhook.waiting import Waiting
 
-__all__ = ["Bulkhead"]
-
 T = TypeVar("T")
 _Whose = Lane | str | None
 """A lane, a client, or all of them."""

@@ -18,8 +18,6 @@ from gateway.core.eventledger import (
     WaitingEvent,
 )
 
-__all__ = ["MANUAL", "WHAT_TO_DO", "event_body", "words_of"]
-
 WHAT_TO_DO: Mapping[str, str] = {
     CALLBACK_DEAD: "These webhooks are not sent again by themselves: mend their receiver, then redeliver them with "
     "`gateway redeliver --state dead`, or on the dashboard.",

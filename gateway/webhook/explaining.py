@@ -13,18 +13,6 @@ import httpx
 from gateway.core.urls import cached_by_url
 from gateway.net import errors
 
-__all__ = [
-    "OF_CALLBACK",
-    "OF_EVENTS",
-    "SENTENCES",
-    "Peer",
-    "Reason",
-    "explained",
-    "explained_status",
-    "parsed",
-    "where",
-]
-
 Reason = Literal[errors.Reason, "status"]
 
 

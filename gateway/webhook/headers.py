@@ -17,8 +17,6 @@ from gateway.core.tracecontext import headers_of
 from gateway.signature import Signer
 from gateway.webhook.receivers import Receivers
 
-__all__ = ["RECORD_SIGNATURE_HEADER", "RECORD_TIMESTAMP_HEADER", "ClientHeaders", "ClientWebhooks"]
-
 RECORD_TIMESTAMP_HEADER = "x-webhook-timestamp"
 RECORD_SIGNATURE_HEADER = "x-webhook-signature"
 

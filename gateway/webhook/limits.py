@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from gateway.core.model import Lane
 from gateway.core.ratelimit import RateLimiter, RateWindow
 
-__all__ = ["ProxyHealth", "ReceiverLimits", "Usage"]
-
 _MOST = 2**31
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LAPSES_S = 600.0

@@ -12,8 +12,6 @@ import msgspec
 
 from gateway.core.model import AttemptResult
 
-__all__ = ["RETRY_AFTER_CAP_S", "Decision", "RetryPolicy", "at_least_each"]
-
 RETRY_AFTER_CAP_S = 86_400.0
 """A receiver can put the next attempt off by at most a day."""
 

@@ -13,8 +13,6 @@ from itertools import chain
 
 from gateway.core.model import Lane
 
-__all__ = ["Waiting"]
-
 
 class Waiting:
     """Lanes that wait, by client."""

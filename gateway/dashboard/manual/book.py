@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from gateway.dashboard.manual.markdown import ManualPage, read_page
 
-__all__ = ["Book", "ManualFile", "Neighbours"]
-
 _FOLDER = Path(__file__).parents[2] / "manual"
 _FIRST = "index"
 _TYPES = {".svg": "image/svg+xml", ".webp": "image/webp"}

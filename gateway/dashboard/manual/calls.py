@@ -11,8 +11,6 @@ from typing import Any
 from gateway.dashboard.manual.examples import LANGUAGES, ExampleRequest
 from gateway.dashboard.manual.markdown import slug
 
-__all__ = ["calls_text"]
-
 _METHODS = frozenset({"get", "post", "put", "patch", "delete"})
 _BODY, _ERROR = "application/json", "application/problem+json"
 _LIMITS = (

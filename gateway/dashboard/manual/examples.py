@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-__all__ = ["LANGUAGES", "ExampleRequest"]
-
 _INDENT = "    "
 
 

@@ -14,8 +14,6 @@ from markdown_it.common.utils import escapeHtml
 from markdown_it.token import Token
 from markupsafe import Markup
 
-__all__ = ["ManualPage", "Section", "read_page", "slug"]
-
 _ROW = 7
 _ENDS: Mapping[tuple[str, ...], str] = {("td_close", "td_open"): " ·", ("td_close", "tr_close"): ";"}
 """What stands between the cells of a row, and after it, where it is read as text."""

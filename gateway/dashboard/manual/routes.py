@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from gateway.dashboard.manual.markdown import ManualPage
     from gateway.dashboard.manual.search import ManualSearch
 
-__all__ = ["Manual"]
-
 _BASE = "/manual"
 _CALLS = "calls"
 _HERE = "http://127.0.0.1:8080"

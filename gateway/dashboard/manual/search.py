@@ -9,8 +9,6 @@ from typing import NamedTuple
 
 from gateway.dashboard.manual.markdown import ManualPage, Section
 
-__all__ = ["ManualHit", "ManualSearch", "Piece"]
-
 _MOST_WORDS = 8
 _MOST_HITS = 30
 _EXCERPT = 220

@@ -21,8 +21,6 @@ from gateway.core.errors import StoreError, StoreUnusable
 from gateway.store.copying.rows import Digest, LargeRow, integer_key
 from gateway.store.copying.tables import COPYING, META, TABLES, Table
 
-__all__ = ["Copied", "CopySide", "Progress", "Take", "copy_database", "digest_of", "refuse_unfinished"]
-
 Take = Callable[[list[bytes]], Awaitable[None]]
 """Takes the next rows, in the form of ``rows``."""
 

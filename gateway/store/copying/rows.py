@@ -15,20 +15,6 @@ from typing import Any, NamedTuple
 
 from gateway.store.copying.tables import Table
 
-__all__ = [
-    "HEADER",
-    "LARGE",
-    "PIECE",
-    "TRAILER",
-    "Digest",
-    "LargeRow",
-    "Parts",
-    "Splitter",
-    "decoder",
-    "encoder",
-    "integer_key",
-]
-
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 TRAILER = b"\xff\xff"
 

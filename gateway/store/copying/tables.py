@@ -7,8 +7,6 @@ engines' ``copyside``.
 
 from typing import NamedTuple
 
-__all__ = ["COPYING", "META", "MOST_WATCHERS", "OWN_META", "TABLES", "Table"]
-
 COPYING = "copying"
 """Key in ``meta`` of the mark of a copy that is not finished."""
 

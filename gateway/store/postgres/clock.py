@@ -13,8 +13,6 @@ import structlog
 from gateway.core.clock import STEP_MS, SteeredClock, wait_for_event
 from gateway.core.errors import StoreError
 
-__all__ = ["DatabaseClock"]
-
 _log = structlog.get_logger()
 
 _NOW = "SELECT gateway_now()"

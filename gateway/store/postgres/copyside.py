@@ -21,8 +21,6 @@ from gateway.store.postgres.errors import FAILURES, explain
 from gateway.store.postgres.session import Session, connect
 from gateway.store.postgres.url import Servers
 
-__all__ = ["PostgresCopySide"]
-
 _LIMIT_S = 30 * 86_400.0
 """Of one statement, for asyncpg, which knows no none: a whole table is read by one."""
 _LIMITS = {

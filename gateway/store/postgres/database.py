@@ -30,8 +30,6 @@ from gateway.store.postgres.session import Backend, Session, connect
 from gateway.store.postgres.sql import SELECT_LARGE
 from gateway.store.postgres.url import Servers
 
-__all__ = ["PostgresDatabase"]
-
 T = TypeVar("T")
 
 _log = structlog.get_logger()

@@ -9,22 +9,6 @@ from gateway.core.memory import SMALL
 from gateway.core.model import Attempt
 from gateway.store.postgres.statements import given
 
-__all__ = [
-    "CLAIM_WEBHOOKS",
-    "COUNT_ATTEMPTS",
-    "COUNT_OWED",
-    "FORGET_INTERRUPTED",
-    "HAND_OVER_WEBHOOKS",
-    "INSERT_ATTEMPTS",
-    "KEEP_WEBHOOK",
-    "RECORD_ATTEMPTS",
-    "RECORD_DEAD",
-    "RECORD_UNFENCED",
-    "RELEASE_WEBHOOKS",
-    "SELECT_BODY",
-    "SELECT_LANES",
-]
-
 _ATTEMPT = ", ".join(Attempt.__struct_fields__)
 _TASK_OF = "LATERAL (SELECT * FROM tasks WHERE seq = c.task_seq OFFSET 0) AS t"
 

@@ -14,8 +14,6 @@ from gateway.store.engine import Blame, Column, Hints, Lead, Rows, Run, Touched,
 from gateway.store.postgres import createsql, deliversql, leadsql, locksql, searchsql, sql, watchsql
 from gateway.store.postgres.database import PostgresDatabase
 
-__all__ = ["POLLS", "PostgresEngine"]
-
 T = TypeVar("T")
 
 POLLS = "polls:"

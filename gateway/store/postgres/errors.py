@@ -13,18 +13,6 @@ import asyncpg
 from gateway.core.errors import Error, StoreError, StoreLocked, StoreReason, StoreUnusable
 from gateway.store.engine import Blame
 
-__all__ = [
-    "FAILURES",
-    "FOR_EVERYBODY",
-    "blame",
-    "explain",
-    "is_about_no_row",
-    "is_lost",
-    "is_to_be_repeated",
-    "needs_another_server",
-    "without_values",
-]
-
 FAILURES = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """What a connection raises that fails."""
 

@@ -17,8 +17,6 @@ from gateway.core.errors import StoreError
 from gateway.core.model import Lane
 from gateway.store.postgres.database import PostgresDatabase
 
-__all__ = ["Hearing", "ReplicaHints"]
-
 _log = structlog.get_logger()
 
 _CHANNEL = "gateway"

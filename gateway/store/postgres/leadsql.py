@@ -6,8 +6,6 @@ the clock was set back since, and whoever had it may be gone. Called by the Post
 
 from gateway.store.postgres.statements import given
 
-__all__ = ["GUARD_LEADS", "LEAVE", "RESIGN_LEAD", "STAND", "TAKE_LEAD"]
-
 _UNTIL = "gateway_now() + CAST(:ttl_ms AS bigint)"
 _REFUSED_UNTIL = f"CASE WHEN CAST(:refused AS boolean) THEN {_UNTIL} ELSE 0 END"
 _LASTS = "{0} > gateway_now() AND {0} <= gateway_now() + 2 * CAST(:ttl_ms AS bigint)"

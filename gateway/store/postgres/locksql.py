@@ -8,8 +8,6 @@ Called by the engine; other statements that lock several rows do so in this orde
 from gateway.store.postgres.leadsql import GUARD_LEADS
 from gateway.store.postgres.statements import given
 
-__all__ = ["GUARD_AND_LOCK", "LOCK_ALL", "LOCK_CALLBACKS", "LOCK_TASKS"]
-
 # First of all where what is done depends on who waits for a task, which a later statement then finds out. For no key:
 # who deletes a task waits until its row is free of this, and this of that.
 _LOCKED = """

@@ -3,17 +3,6 @@
 from gateway.store.dialect import NEW_CALLBACK
 from gateway.store.postgres.statements import CALLBACK, MOST_NAMED, TASK, given
 
-__all__ = [
-    "INSERT_CALLBACKS",
-    "INSERT_TASKS",
-    "NAME_MODEL",
-    "OWE_RECORD",
-    "OWE_WEBHOOK",
-    "REVIVE_TASK",
-    "SELECT_REGISTERED",
-    "WATCH_TASK",
-]
-
 # A task by its names, for each of some rows.
 _NAMED_TASK = "LATERAL (SELECT * FROM tasks WHERE task_id = {0}.task_id AND upstream = {0}.upstream OFFSET 0) AS t"
 

@@ -19,8 +19,6 @@ from gateway.core.errors import StoreUnusable
 from gateway.store.postgres.errors import explain
 from gateway.store.postgres.session import Session
 
-__all__ = ["SchemaVersion", "migrations", "stored_version", "upgrade"]
-
 _log = structlog.get_logger()
 
 _LOCK = 7_239_158_324_105_641

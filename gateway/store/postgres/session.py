@@ -23,8 +23,6 @@ from gateway.store.postgres.errors import FAILURES, explain
 from gateway.store.postgres.sql import WRITE_LARGE
 from gateway.store.postgres.url import Servers
 
-__all__ = ["COMMAND_LIMIT_S", "Session", "connect"]
-
 T = TypeVar("T")
 
 COMMAND_LIMIT_S = 8.0

@@ -8,8 +8,6 @@ from typing import Any
 from gateway.core.model import Callback, Task
 from gateway.store.dialect import Counted
 
-__all__ = ["CALLBACK", "MOST_NAMED", "TASK", "counted", "given"]
-
 CALLBACK = ", ".join(f"c.{name}" for name in Callback.__struct_fields__ if name != "task")
 TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes"))
 """A callback is shown with its task but without the outcome, which may be large."""

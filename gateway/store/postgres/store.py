@@ -22,8 +22,6 @@ from gateway.store.postgres.sql import PLANNER
 from gateway.store.postgres.url import Servers
 from gateway.store.postgres.webhookleases import WebhookLeases
 
-__all__ = ["PostgresStore"]
-
 _REPLICA = "replica:"
 _LEAVE_S = 2.0
 """So long the end waits at most for its last word to be written."""

@@ -12,8 +12,6 @@ from urllib.parse import quote, urlencode
 
 from gateway.config.databaseurl import PostgresUrl, parse_postgres
 
-__all__ = ["Servers"]
-
 _APPLICATION = "webhook-bridging-gateway"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 

@@ -19,8 +19,6 @@ from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.deliversql import CLAIM_WEBHOOKS, KEEP_WEBHOOK, RELEASE_WEBHOOKS
 from gateway.store.writer import Kind, Writer
 
-__all__ = ["TAKEN_OVER_S", "WebhookLeases"]
-
 TAKEN_OVER_S = 30.0
 """So long after its claim, and as long as an attempt takes, another replica has a webhook that its owner has left."""
 _BEGUN_S = 15.0

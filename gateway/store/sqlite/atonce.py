@@ -12,8 +12,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["AtOnce", "at_once", "fetch"]
-
 _ROWS = msgspec.json.Decoder(list)
 _WITH_ENCODED = msgspec.json.Decoder(list[tuple[list[Any], msgspec.Raw]])
 

@@ -9,8 +9,6 @@ from sqlite3 import Connection
 from gateway.store.engine import Column
 from gateway.store.sqlite import sql
 
-__all__ = ["read_large", "write_large"]
-
 _PIECE = 1024 * 1024  # bytes that are written at once
 
 

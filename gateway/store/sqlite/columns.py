@@ -6,8 +6,6 @@ Owns no statement; ``sql.py``, ``searchsql.py`` and ``watchsql.py`` have them.
 from gateway.core.model import Callback, DueTask, Task
 from gateway.store.sqlite.atonce import at_once
 
-__all__ = ["CALLBACK", "DUE_TASK", "TASK", "callbacks_at_once", "due_tasks_at_once", "tasks_at_once"]
-
 _OF_CALLBACK = [name for name in Callback.__struct_fields__ if name != "task"]
 _OF_TASK = [name for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes")]
 

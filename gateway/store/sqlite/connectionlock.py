@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-__all__ = ["ConnectionLock"]
-
 
 class ConnectionLock:
     """Held by one who is alone, or by some who share it."""

@@ -17,8 +17,6 @@ from gateway.store.copying.tables import COPYING, META, MOST_WATCHERS, Table
 from gateway.store.sqlite import databasefile, sql
 from gateway.store.sqlite.database import Database
 
-__all__ = ["SqliteCopySide"]
-
 T = TypeVar("T")
 
 

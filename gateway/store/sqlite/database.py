@@ -31,8 +31,6 @@ from gateway.store.sqlite.connectionlock import ConnectionLock
 from gateway.store.sqlite.databasefile import beside, damaged, error_name, explain, was_not_closed, written_ahead_ms
 from gateway.store.sqlite.filewatch import ADVICE, CHANGES, FileWatch
 
-__all__ = ["Database"]
-
 T = TypeVar("T")
 
 _log = structlog.get_logger()

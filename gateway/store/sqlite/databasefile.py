@@ -19,25 +19,6 @@ from gateway.core.errors import StoreUnusable
 from gateway.core.model import CallbackState
 from gateway.store.sqlite import sql
 
-__all__ = [
-    "APPLICATION_ID",
-    "VERSION",
-    "beside",
-    "check_library",
-    "check_version",
-    "count_callbacks",
-    "damaged",
-    "error_name",
-    "explain",
-    "migrations",
-    "newest",
-    "read_only",
-    "schema",
-    "unusable",
-    "was_not_closed",
-    "written_ahead_ms",
-]
-
 APPLICATION_ID = 0x57484757  # "WHGW": tells our files from other SQLite databases
 VERSION = """
 SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)

@@ -7,21 +7,6 @@ from gateway.core.memory import SMALL
 from gateway.core.model import Attempt
 from gateway.store.sqlite.atonce import at_once
 
-__all__ = [
-    "COUNT_ATTEMPTS",
-    "COUNT_OWED",
-    "FORGET_INTERRUPTED",
-    "HAND_OVER_WEBHOOKS",
-    "INSERT_ATTEMPTS",
-    "RECORD_ATTEMPTS",
-    "RECORD_DEAD",
-    "SELECT_BODY",
-    "SELECT_DUE_CALLBACKS",
-    "SELECT_FIRST_ATTEMPTS_DUE",
-    "SELECT_LANES",
-    "SELECT_NEXT_DUE",
-]
-
 _ATTEMPT = ", ".join(Attempt.__struct_fields__)
 
 # Where a body is: with its callback, or else for format record with its task; or the outcome that it is made of, within

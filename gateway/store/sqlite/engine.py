@@ -19,8 +19,6 @@ from gateway.store.sqlite.blobs import read_large, write_large
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.webhookclaims import ClaimsInMemory
 
-__all__ = ["SqliteEngine", "drive"]
-
 T = TypeVar("T")
 
 _VALUES_FAULT = (sqlite3.IntegrityError, sqlite3.DataError, OverflowError, UnicodeError)

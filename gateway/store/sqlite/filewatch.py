@@ -15,8 +15,6 @@ from pathlib import Path
 from gateway.store.sqlite import sql
 from gateway.store.sqlite.databasefile import beside, error_name
 
-__all__ = ["ADVICE", "CHANGES", "FileWatch"]
-
 _GONE = "the database file has been removed or moved"
 _REPLACED = "another file stands in the place of the database file"
 _CHANGED = "another program has written into the database file"

@@ -11,8 +11,6 @@ from typing import Any
 from gateway.store.dialect import Counted
 from gateway.store.sqlite.atonce import AtOnce, fetch
 
-__all__ = ["counted", "over_rows", "run"]
-
 _ROWS = "(VALUES ?)"
 # One row at a time, handing the interpreter's lock back and forth cost as much as SQLite's own work; as a JSON array,
 # taking it apart took a third of it.

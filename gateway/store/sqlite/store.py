@@ -15,8 +15,6 @@ from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.engine import SqliteEngine
 from gateway.store.writer import Kind
 
-__all__ = ["SqliteStore"]
-
 
 class SqliteStore(StoreHousekeeping):
     """``gateway.store.Store`` on one SQLite file."""

@@ -7,21 +7,6 @@ from gateway.core.memory import SMALL
 from gateway.core.reads import END_TOLD
 from gateway.store.sqlite.columns import TASK as _TASK
 
-__all__ = [
-    "COUNT_READ_TASKS",
-    "COUNT_READ_TASKS_FOR",
-    "END_WATCHES",
-    "LEAVE_TASKS",
-    "MOVE_WATCHES",
-    "POLL_AGAIN",
-    "SELECT_LONG_UNREAD",
-    "SELECT_NEXT_UNREAD",
-    "SELECT_READ_TASK",
-    "SELECT_RUNNING",
-    "SELECT_UNREAD",
-    "WATCH_READ_TASKS",
-]
-
 # The record where it is small, and the outcome where there is no record to answer from.
 SELECT_READ_TASK = f"""
 SELECT {_TASK}, iif(coalesce(length(t.record), 0) = 0 AND length(t.outcome) <= {SMALL}, t.outcome, NULL),

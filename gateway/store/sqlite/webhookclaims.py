@@ -17,8 +17,6 @@ from gateway.store.sqlite import sql
 from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.database import Database
 
-__all__ = ["ClaimsInMemory"]
-
 
 class ClaimsInMemory:
     """``gateway.store.engine.WebhookClaims`` of one process."""
