@@ -287,6 +287,18 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         return any(len(names_of(path)) > depth for paths in several for path in listed(paths))
 
     @cached_property
+    def checked_paths(self) -> tuple[tuple[tuple[str, ...], ...], tuple[str, ...], tuple[str, ...]]:
+        """The paths of what a webhook tells in full, and of the result, and of the input; of each member all of them.
+
+        The members are id, state, code and words of a failure, duration, creation and end.
+        """
+        fields = self.fields
+        told = (fields.task_id, self.states.path, fields.fail_code, fields.fail_msg)
+        times = (fields.cost_time, fields.create_time, fields.complete_time)
+        members = tuple(tuple(listed(paths)) for paths in (*told, *times))
+        return members, tuple(listed(fields.result)), tuple(listed(fields.param))
+
+    @cached_property
     def spellings(self) -> dict[str, str]:
         """The words of the states as they are written here, by their spelling without case."""
         states = self.states
@@ -325,12 +337,13 @@ def dig(answer: Any, path: str | list[str] | None) -> Any:
     """
     if path is None:
         return None
-    if isinstance(path, list):
+    # By the exact types, which are all that JSON is read into: nothing else is done as often for an answer.
+    if type(path) is not str:
         return next((found for one in path if (found := dig(answer, one)) not in (None, "")), None)
     for name in names_of(path):
-        if isinstance(answer, dict):
-            answer = answer.get(name)
-        elif isinstance(answer, list) and name.isdecimal() and len(name) < 5 and int(name) < len(answer):
+        if type(answer) is dict and name in answer:
+            answer = answer[name]
+        elif type(answer) is list and name.isdecimal() and len(name) < 5 and int(name) < len(answer):
             answer = answer[int(name)]
         else:
             return None

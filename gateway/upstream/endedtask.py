@@ -44,7 +44,8 @@ def told_of_end(profile: Profile, task_id: str, state: TaskState, answer: dict[s
     record = None if root is None else msgspec.json.encode(root)
     result = decoded(dig(answer, fields.result), profile.json_in_string.result)
     param = decoded(dig(answer, fields.param), profile.json_in_string.param)
-    data: dict[str, Any] = {"taskId": task_id, "model": dig(answer, fields.model), "state": state}
+    told_model = dig(answer, fields.model)
+    data: dict[str, Any] = {"taskId": task_id, "model": told_model, "state": state}
     data["result"] = result.value
     if result.error is not None:
         data["resultRaw"] = result.raw
@@ -67,7 +68,7 @@ def told_of_end(profile: Profile, task_id: str, state: TaskState, answer: dict[s
     faithful = not profile.synthesizes or (
         result.is_whole and param.is_whole and is_faithful(profile, task_id, data, answer)
     )
-    return EndedTask(state, data, record, model_of(profile, answer), faithful)
+    return EndedTask(state, data, record, _as_model(told_model), faithful)
 
 
 def task_object(profile: Profile, answer: dict[str, Any]) -> dict[str, Any] | None:
@@ -84,5 +85,8 @@ def _extra(profile: Profile, root: dict[str, Any]) -> dict[str, Any]:
 
 def model_of(profile: Profile, answer: dict[str, Any]) -> str | None:
     """Return which model works on the task, where that is told."""
-    model = dig(answer, profile.fields.model)
+    return _as_model(dig(answer, profile.fields.model))
+
+
+def _as_model(model: Any) -> str | None:
     return model if isinstance(model, str) and 0 < len(model) <= _MAX_MODEL else None

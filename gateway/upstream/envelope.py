@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.config.profile import WAITING, Profile, dig, listed
+from gateway.config.profile import WAITING, Profile, dig
 from gateway.core import lenientjson
 from gateway.core.clock import to_iso
 from gateway.core.jsontemplate import filled
@@ -46,40 +46,36 @@ def is_faithful(profile: Profile, task_id: str, outcome: Mapping[str, Any], answ
 
     What the upstream has left out may be null there, and JSON within a string be spaced otherwise.
     """
-    fields, states, in_string = profile.fields, profile.states, profile.json_in_string
-    made = (
-        (fields.task_id, task_id),
-        (states.path, (states.success if outcome["state"] == TaskState.SUCCESS else states.fail)[0]),
-        (fields.fail_code, outcome["failCode"]),
-        (fields.fail_msg, outcome["failMsg"]),
-        (fields.cost_time, outcome["costTime"]),
-        (fields.create_time, outcome["createTime"]),
-        (fields.complete_time, outcome["completeTime"]),
+    if profile.nests_members:
+        return False
+    states, in_string = profile.states, profile.json_in_string
+    word = (states.success if outcome["state"] == TaskState.SUCCESS else states.fail)[0]
+    failure = (outcome["failCode"], outcome["failMsg"])
+    made = (task_id, word, *failure, outcome["costTime"], outcome["createTime"], outcome["completeTime"])
+    members, result, param = profile.checked_paths
+    for paths, value in zip(members, made, strict=True):
+        for path in paths:
+            told = dig(answer, path)
+            if told is not None and (type(told) is not type(value) or told != value):
+                return False
+            value = None  # it is written at the first, and nowhere else
+    return _comes_back(answer, result, outcome, "result", in_string.result) and _comes_back(
+        answer, param, outcome, "param", in_string.param
     )
-    return (
-        not profile.nests_members
-        and all(_is_told(answer, paths, value) for paths, value in made)
-        and _comes_back(answer, fields.result, outcome, "result", in_string.result)
-        and _comes_back(answer, fields.param, outcome, "param", in_string.param)
-    )
-
-
-def _is_told(answer: dict[str, Any], paths: str | list[str] | None, made: Any) -> bool:
-    """Whether an answer has a value where it is written, and nowhere else."""
-    told, *others = [dig(answer, path) for path in listed(paths)] or [None]
-    return (told is None or (type(told) is type(made) and told == made)) and not any(one is not None for one in others)
 
 
 def _comes_back(
-    answer: dict[str, Any], paths: str | list[str] | None, outcome: Mapping[str, Any], name: str, in_string: bool
+    answer: dict[str, Any], paths: tuple[str, ...], outcome: Mapping[str, Any], name: str, in_string: bool
 ) -> bool:
     """Whether a member that was decoded is told as it was: as JSON within a text, or as it is."""
-    told, *others = [dig(answer, path) for path in listed(paths)] or [None]
+    if not paths:
+        return True
+    told = dig(answer, paths[0])
     if told is None or not in_string:
         alike = told != ""
     else:
-        alike = isinstance(told, str) and (outcome[name] is not None or f"{name}Raw" in outcome)
-    return alike and not any(one is not None for one in others)
+        alike = type(told) is str and (outcome[name] is not None or f"{name}Raw" in outcome)
+    return alike and (len(paths) == 1 or all(dig(answer, path) is None for path in paths[1:]))
 
 
 def told_envelope(profile: Profile, record: bytes) -> bytes:
