@@ -86,7 +86,7 @@ class Ledger(msgspec.Struct, omit_defaults=True):
     dropped_told: int = 0
     """Of these, those that a later event has told of."""
     error: str | None = None
-    """Why the last attempt at any event failed; None where it did not."""
+    """Why the last attempt at any event failed; None where it did not, or nothing has waited since."""
 
     # What happens.
 
@@ -156,6 +156,11 @@ class Ledger(msgspec.Struct, omit_defaults=True):
     # What is sent.
 
     @property
+    def held_up(self) -> str | None:
+        """Why what waits does not get through; None where it does, or nothing waits."""
+        return self.error if self.waiting else None
+
+    @property
     def next_due_at(self) -> int | None:
         return min((event.due_at for event in self._first()), default=None)
 
@@ -184,9 +189,12 @@ class Ledger(msgspec.Struct, omit_defaults=True):
         return event
 
     def ended(self, event_id: str, now: int, error: str | None) -> None:
-        """Let an event go: it was taken or, with an error, is given up."""
-        self.error = error
+        """Let an event go: it was taken or, with an error, is given up.
+
+        Who was given up last says nothing of who comes next: by then it may have been mended.
+        """
         self.waiting = [event for event in self.waiting if event.id != event_id]
+        self.error = error if self.waiting else None
         self._prune(now)
 
     def failed(self, event_id: str, due_at: int, error: str | None, *, counts: bool = True) -> None:

@@ -146,7 +146,7 @@ class Metrics:
         self.events = self._count("gateway_events", "Operator events, by what became of them.", ["result"])
         self.events_waiting = self._gauge("gateway_events_waiting", "Operator events that are to be sent yet.")
         self.events_failing = self._gauge(
-            "gateway_events_failing", "1 while operator events do not get through to their receiver, else 0."
+            "gateway_events_failing", "1 while operator events wait that do not get through to their receiver, else 0."
         )
 
     def _of_the_process(self) -> None:

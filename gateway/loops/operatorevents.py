@@ -70,7 +70,7 @@ class OperatorEvents:
         for result in ("sent", "retry", "failed", "dropped"):
             metrics.events.labels(result)  # stands at 0 from the start
         self.error: str | None = None
-        """Why the last attempt failed, on whichever replica; None where it did not."""
+        """Why what waits does not get through, on whichever replica; None where it does, or nothing waits."""
 
     async def run_once(self) -> float:
         """Note what has happened, begin to send what is due; return the seconds until it is time again."""
@@ -91,7 +91,7 @@ class OperatorEvents:
         await self._in_flight.drain(timeout_s)
 
     def _show(self, ledger: Ledger) -> None:
-        self.error = ledger.error
+        self.error = ledger.held_up
         self._metrics.events_waiting.set(len(ledger.waiting))
         self._metrics.events_failing.set(self.error is not None)
         if (dropped := self._events.dropped - self._dropped) > 0:

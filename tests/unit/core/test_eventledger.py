@@ -121,17 +121,27 @@ def test_nothing_is_sent_before_what_happened_earlier_to_the_same() -> None:
     ]
 
 
-def test_an_event_that_is_given_up_leaves_that_they_fail() -> None:
-    """Until one gets through: somebody was not told of something."""
+def test_an_event_that_is_given_up_holds_up_what_waits_behind_it() -> None:
+    """Until one gets through. Where none waits none is held up: what comes later may find it mended."""
     ledger = Ledger()
     fails(ledger, NOW)
-    event = ledger.claim(NOW, LEASE_MS)
-    assert event is not None
-    ledger.ended(event.id, NOW, "gone")
-    assert (ledger.waiting, ledger.error) == ([], "gone")
+    first = ledger.claim(NOW, LEASE_MS)
+    assert first is not None
     recovers(ledger, NOW + S)
-    told(ledger, NOW + 3600 * S)
-    assert ledger.error is None
+    ledger.ended(first.id, NOW + S, "gone")
+    assert (len(ledger.waiting), ledger.error, ledger.held_up) == (1, "gone", "gone")
+    second = ledger.claim(NOW + 3600 * S, LEASE_MS)
+    assert second is not None
+    ledger.ended(second.id, NOW + 3600 * S, "gone")
+    assert (ledger.waiting, ledger.error, ledger.held_up) == ([], None, None)
+    fails(ledger, NOW + 7200 * S)
+    assert (len(ledger.waiting), ledger.held_up) == (1, None)
+    third = ledger.claim(NOW + 7200 * S, LEASE_MS)
+    assert third is not None
+    ledger.failed(third.id, NOW + 7300 * S, "refused")
+    assert ledger.held_up == "refused"
+    ledger.ended(third.id, NOW + 7300 * S, None)
+    assert ledger.held_up is None
 
 
 def test_of_many_receivers_most_are_one_event() -> None:

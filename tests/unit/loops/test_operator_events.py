@@ -129,6 +129,10 @@ class Telling:
         """Return in how many seconds it is due, counted from so long ago."""
         return (event.due_at - self.clock.now()) / 1000 + ago_s
 
+    @property
+    def failing(self) -> float | None:
+        return self.metrics.registry.get_sample_value("gateway_events_failing")
+
     def counted(self, result: str) -> float | None:
         return self.metrics.registry.get_sample_value("gateway_events_total", {"result": result})
 
@@ -171,7 +175,7 @@ def test_what_is_not_due_is_left_alone() -> None:
 
 
 def test_what_fails_is_sent_again_on_schedule_and_then_given_up() -> None:
-    """Meanwhile it is seen that events do not get through, and after it has been given up as well."""
+    """Meanwhile it is seen that events do not get through, until none waits; that one was given up is counted."""
 
     async def main() -> None:
         its = Telling()
@@ -182,7 +186,8 @@ def test_what_fails_is_sent_again_on_schedule_and_then_given_up() -> None:
             with capture_logs() as log:
                 await its.attempt()
             await its.loop.run_once()
-            assert its.loop.error == "It answered 500."
+            assert its.loop.error == (None if number == 3 else "It answered 500.")
+            assert its.failing == float(number < 3)
             assert log[-1]["number"] == number
             if its.waiting:
                 assert its.waiting[0].attempts == number
@@ -191,8 +196,42 @@ def test_what_fails_is_sent_again_on_schedule_and_then_given_up() -> None:
         assert [SCHEDULE_S[1] <= waits[0] <= SCHEDULE_S[1] * 1.1, SCHEDULE_S[2] <= waits[1] <= SCHEDULE_S[2] * 1.1]
         assert len(waits) == 2
         assert its.waiting == []
-        assert its.store.ledger.error == "It answered 500."
         assert [its.counted(result) for result in ("sent", "retry", "failed", "dropped")] == [0, 2, 1, 0]
+
+    run_virtual(main())
+
+
+def test_what_is_given_up_says_nothing_of_an_event_that_comes_later() -> None:
+    """Who takes them may have been mended by then; what waits behind it is held up with it."""
+
+    async def main() -> None:
+        its = Telling(failing=2)
+        its.sends.how = 500
+        first, second = its.waiting
+        first.attempts = second.attempts = len(SCHEDULE_S) - 1
+        await its.loop.run_once()
+        await its.attempt()
+        await its.loop.run_once()
+        assert (its.waiting, its.loop.error, its.failing) == ([second], "It answered 500.", 1.0)
+        await its.attempt()
+        await its.loop.run_once()
+        assert (its.waiting, its.loop.error) == ([], None)
+        about = {"client": "ann", "receiver": "https://new.example.com"}
+        its.store.ledger.fails(RECEIVER_FAILING, about, {"lastError": None}, its.clock.now() + 1)
+        await its.loop.run_once()
+        assert (len(its.waiting), its.loop.error, its.failing) == (1, None, 0.0)
+
+    run_virtual(main())
+
+
+def test_an_error_that_outlived_what_it_was_about_is_not_told() -> None:
+    """As earlier releases have left it in the database: nothing waits."""
+
+    async def main() -> None:
+        its = Telling(failing=0)
+        its.store.ledger.error = "It answered 500."
+        await its.loop.run_once()
+        assert (its.loop.error, its.failing) == (None, 0.0)
 
     run_virtual(main())
 
