@@ -79,9 +79,9 @@ def receivers(deliverer: Deliverer, pauses: Pauses) -> list[ReceiverFacts]:
     return found
 
 
-def paused(pauses: Pauses, client: str, receiver: str) -> Paused | None:
+def paused(pauses: Pauses, client: str, receiver: str, url: str | None = None) -> Paused | None:
     """Return since when and by whom a receiver, or one above it, is paused for a client; None: it is not."""
-    found = pauses.of(client, receiver)
+    found = pauses.of(client, receiver, url)
     return None if found is None else Paused(found.since, found.by, found.receiver)
 
 

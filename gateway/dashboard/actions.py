@@ -13,20 +13,40 @@ import httpx
 from gateway.config.receivers import name_of
 from gateway.config.settings import DEFAULT_CLIENT
 from gateway.core.clock import from_iso, to_iso
-from gateway.core.errors import InvalidRequest, NotFound
+from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.search import Sought, sought
 from gateway.core.telling import refuse_cancelling, refuse_redelivering
 from gateway.dashboard.asked import Asked, Shown, text_of
+from gateway.dashboard.facts import Paused
 from gateway.dashboard.frame import web_link
 from gateway.dashboard.parts import PageParts
+from gateway.dashboard.words import clock_time
 
+_RESUMED = "The receiver was resumed: what is due is sent, a few at first."
 NOTICES = {
     "redelivered": "The webhook was made due again, with a fresh attempt budget.",
     "cancelled": "The callback was cancelled: nothing more is sent.",
     "paused": "The receiver was paused: its webhooks wait, and none is lost. An attempt that is under way goes on.",
-    "resumed": "The receiver was resumed: what is due is sent, a few at first.",
+    "resumed": _RESUMED,
+    "held": _RESUMED,  # and what held it on has been resumed since
+    "unpaused": "The receiver is not paused: there was nothing to resume.",
 }
 """What a page says after an action, by what its query says: in the past tense, as the page goes on."""
+
+
+def notice(asked: Asked, paused: Paused | None) -> str | None:
+    """Return what a page says after an action; ``paused``: what holds back the receiver that it is about."""
+    done = asked.query.get("done", "")
+    if done == "held" and paused is not None:
+        return f"Its own pause was ended, and nothing is sent yet all the same: {_holds(paused)}"
+    return NOTICES.get(done)
+
+
+def _holds(paused: Paused) -> str:
+    return (
+        f"{paused.receiver} is paused, by {paused.by} since {clock_time(paused.since)}, "
+        "with all that lies under it. Resume that."
+    )
 
 
 class Dead(NamedTuple):
@@ -70,8 +90,14 @@ class Actions:
         return _page_of_receiver(form, "paused")
 
     async def resume(self, asked: Asked, form: Mapping[str, str]) -> str:
-        await self._parts.resume(*await self._lane(asked, form), asked.visitor.name)
-        return _page_of_receiver(form, "resumed")
+        client, receiver = await self._lane(asked, form)
+        ended = await self._parts.resume(client, receiver, asked.visitor.name)
+        above = self._parts.paused(client, receiver, None)
+        if not ended and above is not None:
+            raise Conflict(f"{receiver} has no pause of its own to end: {_holds(above)}")
+        if above is not None:
+            return _page_of_receiver(form, "held", client=client, receiver=receiver)
+        return _page_of_receiver(form, "resumed" if ended else "unpaused")
 
     async def _lane(self, asked: Asked, form: Mapping[str, str]) -> tuple[str, str]:
         """Return whose webhooks to which receiver a form means."""
@@ -91,7 +117,7 @@ class Actions:
 
     async def _is_known(self, client: str, receiver: str, callback_id: str | None) -> bool:
         """Whether webhooks go to a receiver of that name, perhaps as a table called it that is there no more."""
-        paused = self._parts.paused(client, receiver)
+        paused = self._parts.paused(client, receiver, None)
         if paused is not None and paused.receiver == receiver:
             return True
         if any((one.client, one.receiver) == (client, receiver) for one in self._parts.receivers()):
@@ -152,10 +178,10 @@ def _id(asked: Asked) -> str:
     return callback_id
 
 
-def _page_of_receiver(form: Mapping[str, str], done: str) -> str:
-    """Return the page that the form stood on."""
+def _page_of_receiver(form: Mapping[str, str], done: str, **about: str) -> str:
+    """Return the page that the form stood on; ``about``: what else that of all receivers has to be told."""
     on = text_of(form, "callback")
-    return f"/dashboard/receivers?{urlencode({'done': done})}" if on is None else _page_of(on, done)
+    return f"/dashboard/receivers?{urlencode({'done': done} | about)}" if on is None else _page_of(on, done)
 
 
 def _page_of(callback_id: str, done: str) -> str:

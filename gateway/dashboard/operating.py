@@ -10,9 +10,9 @@ from gateway.config.receivers import told
 from gateway.config.settings import SETTINGS, ClientSettings, Settings
 from gateway.core.errors import Forbidden
 from gateway.core.ratelimit import RateWindow
-from gateway.dashboard.actions import NOTICES
+from gateway.dashboard.actions import notice
 from gateway.dashboard.asked import Asked, Shown, text_of
-from gateway.dashboard.facts import ReceiverFacts
+from gateway.dashboard.facts import Paused, ReceiverFacts
 from gateway.dashboard.parts import PageParts
 
 _MOST_RECEIVERS = 200
@@ -47,9 +47,14 @@ class Operating:
             "rows": known[:_MOST_RECEIVERS],
             "count": len(known),
             "text": text or "",
-            "notice": NOTICES.get(asked.query.get("done", "")),
+            "notice": notice(asked, self._paused(asked)),
         }
         return Shown("receivers.html", "receivers", context)
+
+    def _paused(self, asked: Asked) -> Paused | None:
+        """Return what holds back the receiver that was resumed just now."""
+        named, client = asked.query.get("receiver"), asked.visitor.client or asked.query.get("client", "")
+        return None if named is None else self._parts.paused(client, named, None)
 
     async def upstreams(self, asked: Asked) -> Shown:
         backlog = await self._parts.backlog()

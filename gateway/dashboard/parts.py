@@ -46,11 +46,12 @@ class PageParts(NamedTuple):
     models: Callable[[str | None, str | None], Sequence[ModelFacts]]
     """Of one upstream or all, of one model or all kinds of tasks."""
     receivers: Callable[[], Sequence[ReceiverFacts]]
-    paused: Callable[[str, str], Paused | None]
-    """Whether a client's webhooks to a receiver are paused."""
+    paused: Callable[[str, str, str | None], Paused | None]
+    """Whether a client's webhooks to a receiver are paused; or those to one URL of it."""
     pause: Callable[[str, str, str], Awaitable[None]]
     """Make no attempt at a client's receiver; the last says who wants that. Raises RequestError and StoreError."""
-    resume: Callable[[str, str, str], Awaitable[None]]
+    resume: Callable[[str, str, str], Awaitable[bool]]
+    """End a pause of that receiver itself; returns whether there was one. Raises StoreError."""
     settings: Callable[[], Settings]
     """Those that are in force."""
     description: Callable[[], Mapping[str, Any]]

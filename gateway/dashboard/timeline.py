@@ -14,7 +14,7 @@ from gateway.core.model import Attempt, AttemptResult, Callback, CallbackState, 
 from gateway.core.pollhistory import PastPoll
 from gateway.core.taskoutcome import read_outcome
 from gateway.core.telling import told
-from gateway.dashboard.actions import NOTICES
+from gateway.dashboard.actions import notice
 from gateway.dashboard.asked import Asked, Shown
 from gateway.dashboard.facts import ModelFacts, Paused
 from gateway.dashboard.parts import PageParts
@@ -60,7 +60,7 @@ class TimeLine:
         learned = self._learned(callback.task)
         told_of_end, held_up = _how_it_ended(callback.task.state, outcome), self._held_up(callback.task)
         receiver = callback.receiver
-        paused = self._parts.paused(callback.client, receiver)
+        paused = self._parts.paused(callback.client, receiver, callback.url)
         return Shown(
             "callback.html",
             "callbacks",
@@ -69,7 +69,7 @@ class TimeLine:
                 "task": callback.task,
                 "receiver": receiver,
                 "paused": paused,
-                "notice": NOTICES.get(asked.query.get("done", "")),
+                "notice": notice(asked, paused),
                 "moments": moments(
                     callback, attempts, polls, learned, paused, self._attempts_at_most, told_of_end, held_up
                 ),

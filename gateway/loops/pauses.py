@@ -70,9 +70,12 @@ class Pauses:
             self._read_at = now  # what cannot be read now is asked for again as late
         return self.lanes
 
-    def of(self, client: str, receiver: str) -> Pause | None:
-        """Return since when and by whom a receiver is paused for a client, or one above it; None: it is not."""
-        found = holds_back(self._all, Lane(client, receiver))
+    def of(self, client: str, receiver: str, url: str | None = None) -> Pause | None:
+        """Return since when and by whom a receiver is paused for a client, or one above it; None: it is not.
+
+        ``url``: of a webhook to it, which a pause of its path may hold back alone.
+        """
+        found = holds_back(self._all, Lane(client, receiver), url)
         return None if found is None else self._all[found]
 
     async def pause(self, client: str, receiver: str, by: str) -> None:
@@ -92,11 +95,16 @@ class Pauses:
         if await self._change(with_it):
             _log.info("receiver.paused", receiver=receiver, client=client, by=by)
 
-    async def resume(self, client: str, receiver: str, by: str) -> None:
-        """Make attempts again: what is due by then comes as that of a receiver that nobody has met yet, few at once."""
+    async def resume(self, client: str, receiver: str, by: str) -> bool:
+        """Make attempts again: what is due by then comes as that of a receiver that nobody has met yet, few at once.
+
+        Return whether there was a pause of it to end. One of a receiver above it holds it back on: ``of`` tells.
+        """
         lane = Lane(client, receiver)
-        if await self._change(lambda known: [one for one in known if one.lane != lane]):
+        ended = await self._change(lambda known: [one for one in known if one.lane != lane])
+        if ended:
             _log.info("receiver.resumed", receiver=receiver, client=client, by=by)
+        return ended
 
     async def _change(self, change: Callable[[_Kept], _Kept]) -> bool:
         """Put another value in the place of the one that stands; return whether it is another."""

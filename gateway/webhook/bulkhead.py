@@ -233,8 +233,8 @@ class Bulkhead:
         lane = callback.lane
         attempt = _UnderWay(lane, callback.retry, lane not in self._well)
         allowed, usage = (True, None) if self._limits is None else self._limits.begins(callback.url)
-        if usage is not None and self._is_paused(Lane(lane.client, usage.receiver)):
-            return False  # it came before its table, and is handed over
+        if self._paused and holds_back(self._paused, lane, callback.url) != holds_back(self._paused, lane):
+            return False  # by a pause of its path, which its lane is not called by: it is handed over
         if not allowed or self._room_of_lane(lane) <= 0 or not self._begins(callback.claim, attempt):
             return False
         if usage is not None:
@@ -245,9 +245,10 @@ class Bulkhead:
         return True
 
     def misplaced(self, callback: DueCallback) -> str | None:
-        """Return to which receiver's lanes a webhook belongs, where that is another's: its table came after it."""
-        receiver = callback.receiver
+        """Return to which other receiver's lanes a webhook belongs: to a table's that came after it, or a pause's."""
+        receiver, held = callback.receiver, holds_back(self._paused, callback.lane, callback.url)
         its = receiver if self._limits is None else self._limits.receiver_of(callback.url, receiver)
+        its = its if held is None else max(its, held.receiver, key=len)
         return None if its == receiver else its
 
     def _begins(self, claim: tuple[int, int], attempt: "_UnderWay") -> bool:

@@ -85,6 +85,63 @@ async def test_a_paused_host_holds_back_a_table_that_is_added_later(tmp_path: Pa
         await world.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["attempts"] > 0)
 
 
+async def test_a_pause_outlives_the_table_that_it_was_named_by(tmp_path: Path) -> None:
+    """What is registered later is held too where its URL begins so, and the rest of the host goes on."""
+    environ, on = {"GATEWAY_CALLBACK_ALLOW": "127.0.0.1"}, "/dashboard/receivers"
+    tables = tmp_path / "tables.toml"
+    async with world_at(tmp_path, **environ) as world:
+        await world.delivered(await world.registered("sim-success-0-first", world.hooks_url))
+        host = world.hooks_url.removesuffix("/hooks")
+        table = f"{host}/slow"
+        tables.write_text(f'[[receivers]]\nmatch = "{table}"')
+        page = f"/dashboard/callbacks/{await world.registered('sim-never-0-first', world.hooks_url)}"
+    async with world_at(tmp_path, GATEWAY_CONFIG=str(tables), **environ) as world:
+        await world.visitor.post(f"{on}/pause", page, receiver=f"{table}/1")
+    async with world_at(tmp_path, **environ) as world:
+        callback_id = await world.registered("sim-success-0-cat", f"{table}/1")
+        page = f"/dashboard/callbacks/{callback_id}"
+        text = await world.shows(page, "Attempt 1 waits for its receiver to be resumed")
+        assert f"paused with {table} by default" in text or "paused by default" in text
+        await world.delivered(await world.registered("sim-success-0-dog", world.hooks_url))
+        callback = (await world.client.get(f"/v1/callbacks/{callback_id}")).json()
+        assert (callback["state"], callback["attempts"]) == ("pending", 0)
+        assert "gateway_oldest_due_seconds 0.0" in (await world.client.get("/metrics")).text
+        assert f"{table} paused by default" in await world.visitor.page(on)
+        answer = await world.visitor.post(f"{on}/resume", on, receiver=table)
+        assert "The receiver was resumed" in await world.visitor.page(answer.headers["location"])
+        await world.becomes(f"/v1/callbacks/{callback_id}", lambda answer: answer.json()["attempts"] > 0)
+
+
+async def test_what_the_hosts_pause_holds_is_not_said_to_be_resumed(tmp_path: Path) -> None:
+    """It is said what holds it; its own pause alone can be ended."""
+    host, table, on = "http://localhost:9", "http://localhost:9/slow", "/dashboard/receivers"
+    (tmp_path / "tables.toml").write_text(f'[[receivers]]\nmatch = "{table}"')
+    environ = {"GATEWAY_CALLBACK_ALLOW": "localhost", "GATEWAY_CONFIG": str(tmp_path / "tables.toml")}
+    async with world_at(tmp_path, **environ) as world:
+        callback_id = await world.registered("sim-never-0-cat", f"{table}/1")
+
+        async def done(what: str, receiver: str, **more: str) -> tuple[int, str]:
+            page = f"/dashboard/callbacks/{callback_id}"
+            answer = await world.visitor.post(f"{on}/{what}", page, receiver=receiver, **more)
+            if answer.status_code != 303:
+                return answer.status_code, world.visitor.text(answer)
+            return 303, await world.visitor.page(answer.headers["location"])
+
+        await done("pause", host)
+        status, text = await done("resume", f"{table}/1")
+        assert status == 409
+        assert f"{table} has no pause of its own to end: {host} is paused, by default since" in text
+        for more in ({}, {"callback": callback_id}):
+            await done("pause", f"{table}/1")
+            status, text = await done("resume", f"{table}/1", **more)
+            assert status == 303
+            assert f"nothing is sent yet all the same: {host} is paused, by default since" in text
+        assert "The receiver was resumed" in (await done("resume", host))[1]
+        status, text = await done("resume", host)
+        assert (status, "The receiver is not paused: there was nothing to resume." in text) == (303, True)
+        assert "The receiver was resumed" in await world.visitor.page(f"{on}?done=held&client=default&receiver={table}")
+
+
 async def test_a_client_pauses_its_own_webhooks_alone(tmp_path: Path) -> None:
     """Whatever its form says; the operator says whose are meant."""
     async with world_at(tmp_path, GATEWAY_TOKEN="mine", GATEWAY_OPERATOR_TOKEN=OPERATOR) as world:

@@ -296,6 +296,22 @@ def test_a_pause_holds_back_what_lies_under_it() -> None:
     assert all(share.room < 32 for share in found), "as newcomers"
 
 
+def test_what_lies_under_a_paused_path_is_handed_over_to_it() -> None:
+    """From its host's lane too, as the table about that path may be there no more; never to a shorter name."""
+    bulkhead = Bulkhead(256)
+    path = Lane(A.client, f"{A.receiver}/slow")
+    well(bulkhead, A, path)
+    held = msgspec.structs.replace(webhook(A), url=f"{path.receiver}/1")
+    other = msgspec.structs.replace(webhook(A), url=f"{A.receiver}/slower")
+    longer = msgspec.structs.replace(webhook(Lane(A.client, f"{path.receiver}/er")), url=f"{path.receiver}/er/1")
+    bulkhead.pause(frozenset({path}))
+    assert [bulkhead.admit(one) for one in (held, other)] == [False, True]
+    assert [bulkhead.misplaced(one) for one in (held, other, longer)] == [path.receiver, None, None]
+    bulkhead.pause(frozenset())
+    assert bulkhead.admit(held)
+    assert bulkhead.misplaced(held) is None
+
+
 def test_a_circuit_is_open_after_five_failures_in_a_row() -> None:
     """Until an attempt succeeds; what says nothing of the receiver is none."""
     bulkhead = Bulkhead(256)
