@@ -13,7 +13,8 @@ from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.model import NewCallback, Registration, weight
 from gateway.store import rows
 from gateway.store.engine import Engine, Run, Touched, Work
-from gateway.store.writer import Kind, Writer
+from gateway.store.writer import Writer
+from gateway.store.writes import Kind
 
 _NAME = attrgetter("client", "upstream", "request_id")
 

@@ -12,7 +12,8 @@ import msgspec
 from gateway.core.eventledger import Died, Ledger
 from gateway.core.model import AttemptRecord, Lane
 from gateway.store.engine import Engine, Run, Work
-from gateway.store.writer import Kind, Writer
+from gateway.store.writer import Writer
+from gateway.store.writes import Kind
 
 T = TypeVar("T")
 

@@ -14,7 +14,8 @@ from gateway.store.events import StoreEvents
 from gateway.store.outbox import StoreOutbox
 from gateway.store.registry import StoreRegistry
 from gateway.store.tasks import StoreTasks
-from gateway.store.writer import Kind, Writer
+from gateway.store.writer import Writer
+from gateway.store.writes import Kind
 
 
 class StoreHousekeeping:

@@ -15,7 +15,8 @@ from gateway.store import Choose, Claimed, rows
 from gateway.store.engine import Engine, Rows, Touched, Work
 from gateway.store.events import StoreEvents
 from gateway.store.lanes import LanesDue
-from gateway.store.writer import Kind, Writer
+from gateway.store.writer import Writer
+from gateway.store.writes import Kind
 
 _log = structlog.get_logger()
 

@@ -35,7 +35,8 @@ from gateway.store.engine import Engine, Rows, Run, Touched, Work
 from gateway.store.outbox import StoreOutbox
 from gateway.store.searching import StoreSearch
 from gateway.store.tasks import StoreTasks
-from gateway.store.writer import Kind, Writer
+from gateway.store.writer import Writer
+from gateway.store.writes import Kind
 
 _REDELIVERED_AT_ONCE = 100  # dead callbacks: a few milliseconds, after which others write
 _MOST_OF_OTHERS = 10_000  # tasks of an upstream that is not configured: a start is not to wait until more are counted

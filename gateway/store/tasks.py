@@ -22,7 +22,8 @@ from gateway.store.expiries import Expiries
 from gateway.store.outbox import StoreOutbox
 from gateway.store.rows import parts
 from gateway.store.watches import Watches, write_large
-from gateway.store.writer import Kind, Writer
+from gateway.store.writer import Writer
+from gateway.store.writes import Kind
 
 _log = structlog.get_logger()
 

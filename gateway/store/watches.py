@@ -18,7 +18,8 @@ from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.store import rows
 from gateway.store.duetasks import DueTasks
 from gateway.store.engine import Column, Engine, Rows, Run, Touched, Work, Write
-from gateway.store.writer import Kind, Writer
+from gateway.store.writer import Writer
+from gateway.store.writes import Kind
 
 _MOST_READ = 200_000
 """Tasks that are kept for readers at once."""

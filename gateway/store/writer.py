@@ -1,7 +1,7 @@
 """Group commit: the one writer takes every write that waits into one transaction.
 
-Owns the order of writes and their futures; knows no SQL. The ports submit, and say how each kind of write is applied in
-a transaction, which is the engine's.
+Owns the commits and their writes' futures; knows no SQL. The ports submit, and say how each kind of write is applied in
+a transaction, which is the engine's; ``writes`` has those that wait.
 
 Each commit waits for a disk: with SQLite one row a commit was measured at 2,800 rows/s, 256 at 285,000.
 
@@ -15,15 +15,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import inf
 from typing import Any, Protocol
 
-import msgspec
 import structlog
 
 from gateway.core.errors import StoreDefect, StoreError, StoreLocked, StoreRefused
 from gateway.store.engine import Blame, Touched, Work
+from gateway.store.writes import BATCH, Kind, Wish, WriteRow
 
 _log = structlog.get_logger()
 
-_BATCH = 512  # small rows per transaction or so, so that nobody waits long for another's
 _QUIET_TURNS = 3
 """Turns of the event loop in a row that bring nobody, after which a batch is closed. Each turn brings a request or two,
 and who got an answer from the last commit needs a moment for the next request. Of 32 clients 21 shared a commit where
@@ -51,31 +50,6 @@ class Transaction(Protocol):
     async def __call__(self, make: Callable[[], Work[_Applied]], *, hasty: bool) -> tuple[_Applied, bool]: ...
 
 
-class Kind(msgspec.Struct, frozen=True, eq=False):
-    """A kind of write: how a batch of it is applied inside a transaction, and what follows the commit."""
-
-    name: str
-    apply: Callable[[Sequence[Any]], Work[Sequence[Any] | None]]
-    """Takes the items, returns as many results, if any. May run in the database's thread, and several times."""
-    committed: Callable[[Sequence[Any], Sequence[Any]], None] | None = None
-    """Called in the event loop with the items and the results once they are durable, before a next batch is begun."""
-    touches: Callable[[Sequence[Any]], Touched] | None = None
-    """What the items change that others may, where any: of a transaction of several such kinds it is locked first."""
-    singly: bool = False
-    """Whether each item locks what it changes by itself, so that of several all is locked first."""
-    apart: bool = False
-    """Whether it has a transaction of its own, as it finds out within it which tasks it changes."""
-    alone: bool = False
-    """Whether it shares its transaction with no write that was asked for earlier or later; later ones fail with it."""
-
-
-class _Wish(msgspec.Struct, eq=False):
-    kind: Kind
-    item: Any
-    rows: int
-    future: "asyncio.Future[Any]"
-
-
 class Writer:
     """The queue in front of the one write transaction."""
 
@@ -91,8 +65,7 @@ class Writer:
         self._kinds = kinds
         self._transaction = transaction
         self._blame = blame
-        self._waiting: deque[_Wish] = deque()
-        self._waiting_rows = 0
+        self._waiting = WriteRow()
         self._wake = asyncio.Event()
         self._closing = False
         self._told = False  # that it fails, here: an engine that raises StoreError has told of it
@@ -126,8 +99,7 @@ class Writer:
         if self._closing or self._task is None or self._task.done():
             raise StoreError("The store is closed: the gateway is shutting down.")
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Wish(kind, item, rows, future))
-        self._waiting_rows += rows
+        self._waiting.add(Wish(kind, item, rows, future))
         self._wake.set()
         return await future
 
@@ -138,35 +110,23 @@ class Writer:
                 self._wake.clear()
                 while self._waiting:
                     await self._gather()
-                    await self._write(self._next_batch())
+                    await self._write(self._waiting.batch())
                 if self._closing:
                     return
         finally:  # after a defect nobody may wait for ever
-            _fail(self._waiting, StoreError("The store's writer has ended. Nothing was stored."))
+            _fail(self._waiting.all(), StoreError("The store's writer has ended. Nothing was stored."))
 
     async def _gather(self) -> None:
         """Let whoever is about to write join the batch, until a few turns in a row bring nobody or it is full."""
         loop = asyncio.get_running_loop()
         until = loop.time() + _GATHER_S
         quiet = 0
-        while quiet < _QUIET_TURNS and self._waiting_rows < _BATCH and loop.time() < until:
-            known = self._waiting_rows
+        while quiet < _QUIET_TURNS and self._waiting.rows < BATCH and loop.time() < until:
+            known = self._waiting.rows
             await asyncio.sleep(0)
-            quiet = quiet + 1 if self._waiting_rows == known else 0
+            quiet = quiet + 1 if self._waiting.rows == known else 0
 
-    def _next_batch(self) -> list[_Wish]:
-        batch: list[_Wish] = []
-        rows = 0
-        while self._waiting:
-            following = self._waiting[0]
-            if batch and (rows + following.rows > _BATCH or _by_itself(batch[0]) or _by_itself(following)):
-                break
-            batch.append(self._waiting.popleft())
-            rows += batch[-1].rows
-        self._waiting_rows -= rows
-        return batch
-
-    async def _write(self, batch: list[_Wish]) -> None:
+    async def _write(self, batch: list[Wish]) -> None:
         """Write a batch; one write that cannot be stored must not take the others down with it."""
         parts, until = deque([batch]), inf
         while parts:
@@ -177,7 +137,7 @@ class Writer:
                 blame = self._blame(exc)
                 if part[0].kind.alone or blame is Blame.DATABASES:
                     self._failed(part, exc)
-                    self._wait_again([write for rest in parts for write in rest])
+                    self._waiting.put_back([write for rest in parts for write in rest])
                     return
                 now = asyncio.get_running_loop().time()
                 if blame is Blame.LOCKS:
@@ -194,12 +154,7 @@ class Writer:
                     if not write.future.done():
                         write.future.set_result(result)
 
-    def _wait_again(self, writes: list[_Wish]) -> None:
-        """Have writes of a batch that was cut short be the next ones."""
-        self._waiting.extendleft(reversed(writes))
-        self._waiting_rows += sum(write.rows for write in writes)
-
-    def _locked(self, part: list[_Wish], exc: Exception, now: float) -> None:
+    def _locked(self, part: list[Wish], exc: Exception, now: float) -> None:
         _log.warning("store.locked", writes=len(part), kind=part[0].kind.name, error=str(exc))
         _fail(part, StoreLocked(str(exc), reason="slow"))
         if self._locked_since is None:
@@ -207,7 +162,7 @@ class Writer:
         elif now - self._locked_since > _LOCKED_S:
             self._told, self.failing = True, f"each write meets somebody else's lock: {exc}"
 
-    def _failed(self, batch: list[_Wish], exc: Exception) -> None:
+    def _failed(self, batch: list[Wish], exc: Exception) -> None:
         self._end_wait()
         now = asyncio.get_running_loop().time()
         # What an engine raises has been judged by it: a server that was away twice is there all the same.
@@ -215,9 +170,7 @@ class Writer:
         known, self.failing = self.failing, f"{'some writes fail' if self._flaps else 'the last write failed'}: {exc}"
         if batch[0].kind.alone:
             # What waits was asked for as if this had been done.
-            batch = [*batch, *self._waiting]
-            self._waiting.clear()
-            self._waiting_rows = 0
+            batch = [*batch, *self._waiting.all()]
         if isinstance(exc, StoreError) and exc.reason is not None:
             _fail(batch, type(exc)(exc.message, reason=exc.reason))  # which says all, and what is known of the write
         else:
@@ -238,8 +191,8 @@ class Writer:
             self._steady.cancel()
             self._steady = None
 
-    async def _commit(self, batch: list[_Wish]) -> list[tuple[_Wish, Any]]:
-        by_kind: defaultdict[Kind, list[_Wish]] = defaultdict(list)
+    async def _commit(self, batch: list[Wish]) -> list[tuple[Wish, Any]]:
+        by_kind: defaultdict[Kind, list[Wish]] = defaultdict(list)
         for write in batch:
             by_kind[write.kind].append(write)
         groups = [(kind, by_kind[kind]) for kind in self._kinds if kind in by_kind]
@@ -261,7 +214,7 @@ class Writer:
                 self._steady = asyncio.get_running_loop().call_later(_STEADY_S, self._recovers)
             elif not self._flaps and self.failing is not None:
                 self._recovers()
-        results: list[tuple[_Wish, Any]] = []
+        results: list[tuple[Wish, Any]] = []
         for (kind, group), answers in zip(groups, applied, strict=True):
             if kind.committed is not None:
                 try:
@@ -272,7 +225,7 @@ class Writer:
         return results
 
 
-def _touched(groups: Iterable[tuple[Kind, list[_Wish]]]) -> Iterator[Touched]:
+def _touched(groups: Iterable[tuple[Kind, list[Wish]]]) -> Iterator[Touched]:
     """Yield what each statement or so of these touches, in their order."""
     for kind, group in groups:
         if kind.touches is None:
@@ -282,11 +235,7 @@ def _touched(groups: Iterable[tuple[Kind, list[_Wish]]]) -> Iterator[Touched]:
             yield from map(kind.touches, ([item] for item in items) if kind.singly else (items,))
 
 
-def _by_itself(write: _Wish) -> bool:
-    return write.kind.alone or write.kind.apart
-
-
-def _refuse(part: list[_Wish], exc: Exception, blame: Blame) -> None:
+def _refuse(part: list[Wish], exc: Exception, blame: Blame) -> None:
     """Tell a write's caller that it cannot be stored, and whose fault that is."""
     kind = part[0].kind.name
     if blame is Blame.VALUES:
@@ -302,7 +251,7 @@ def _words(exc: Exception) -> str:
     return f"{type(exc).__name__}: {exc}"
 
 
-def _fail(batch: Iterable[_Wish], error: StoreError) -> None:
+def _fail(batch: Iterable[Wish], error: StoreError) -> None:
     for write in batch:
         if not write.future.done():
             write.future.set_exception(error)

@@ -17,7 +17,8 @@ from gateway.store import rows
 from gateway.store.engine import Due, Left, Rows, Touched, Work
 from gateway.store.postgres.database import PostgresDatabase
 from gateway.store.postgres.deliversql import CLAIM_WEBHOOKS, KEEP_WEBHOOK, RELEASE_WEBHOOKS
-from gateway.store.writer import Kind, Writer
+from gateway.store.writer import Writer
+from gateway.store.writes import Kind
 
 TAKEN_OVER_S = 30.0
 """So long after its claim, and as long as an attempt takes, another replica has a webhook that its owner has left."""

@@ -13,7 +13,7 @@ from gateway.store.housekeeping import StoreHousekeeping
 from gateway.store.sqlite import createsql, sql, watchsql
 from gateway.store.sqlite.database import Database
 from gateway.store.sqlite.engine import SqliteEngine
-from gateway.store.writer import Kind
+from gateway.store.writes import Kind
 
 
 class SqliteStore(StoreHousekeeping):
