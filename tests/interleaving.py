@@ -12,7 +12,7 @@ from typing import Any, cast
 from gateway.core.model import AttemptRecord, Lane
 from gateway.store.engine import Blame, Engine, Lead, Rows, Touched, Work
 from gateway.store.housekeeping import StoreHousekeeping
-from gateway.store.postgres import createsql, leadsql, locksql, sql, watchsql
+from gateway.store.postgres import createsql, deliversql, leadsql, locksql, sql, watchsql
 from gateway.store.postgres.engine import PostgresEngine
 from gateway.store.postgres.schema import migrations, upgrade
 from gateway.store.postgres.session import Session, connect
@@ -146,7 +146,7 @@ class _Engine:
     """What the ports' work needs of an engine that is shared."""
 
     shared = False  # so that everything is led
-    sql, watchsql, createsql = sql, watchsql, createsql
+    sql, deliversql, watchsql, createsql = sql, deliversql, watchsql, createsql
     webhooks = None
 
     @property

@@ -1,6 +1,6 @@
 """The names of the statements, which each engine has in its own dialect: what they take, and what they return.
 
-A module of constants is one: each engine has four. *Rows*: over many rows (``engine.Rows``), which have these columns;
+A module of constants is one: each engine has five. *Rows*: over many rows (``engine.Rows``), which have these columns;
 else run once, with the parameters in this order, or named. Owns no SQL; called by the ports through their engine.
 """
 
@@ -41,7 +41,7 @@ class Counted(NamedTuple):
 
 
 class Statements(Protocol):
-    """Tasks, callbacks, attempts and small values. CALLBACK, TASK: the fields of these types, in their order."""
+    """Tasks, callbacks and small values. CALLBACK, TASK: the fields of these types, in their order."""
 
     # Registering.
 
@@ -139,7 +139,24 @@ class Statements(Protocol):
     SELECT_NEXT_EXPIRY: str
     """after → the first expires_at, or NULL."""
 
-    # Delivering.
+    # Keeping house.
+
+    PRUNE_CALLBACKS: str
+    """:ended_before, :dead_before, :limit → task_seq of each that is deleted."""
+    PRUNE_TASKS: str
+    """Rows seq: deletes those that have no callback, nor a reader."""
+    SELECT_META: str
+    """key → value."""
+    INSERT_META: str
+    """key, value; its count counts."""
+    SWAP_META: str
+    """new value, key, old value; its count counts."""
+    PROBE: str
+    """Writes something."""
+
+
+class DeliverStatements(Protocol):
+    """Webhooks that are due, and what came of them."""
 
     SELECT_BODY: str
     """seq → task_seq, body, the task's column that has it or NULL, state, settled_at, metadata, format."""
@@ -160,21 +177,6 @@ class Statements(Protocol):
     """Rows seq, receiver, fence: its claim ends, too."""
     FORGET_INTERRUPTED: str
     """Rows seq, fence: of several interrupted attempts in a row only the first and the last one stay."""
-
-    # Keeping house.
-
-    PRUNE_CALLBACKS: str
-    """:ended_before, :dead_before, :limit → task_seq of each that is deleted."""
-    PRUNE_TASKS: str
-    """Rows seq: deletes those that have no callback, nor a reader."""
-    SELECT_META: str
-    """key → value."""
-    INSERT_META: str
-    """key, value; its count counts."""
-    SWAP_META: str
-    """new value, key, old value; its count counts."""
-    PROBE: str
-    """Writes something."""
 
 
 class ReadStatements(Protocol):

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from gateway.core.model import AttemptRecord, DueCallback, Lane, Share
-from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
+from gateway.store.dialect import CreateStatements, DeliverStatements, ReadStatements, SearchStatements, Statements
 
 T = TypeVar("T")
 
@@ -152,27 +152,15 @@ class WebhookClaims(Protocol):
 class Engine(Protocol):
     """A database, as the ports use it."""
 
-    @property
-    def shared(self) -> bool:
-        """Whether other processes may work on the database, and one of them leads an upstream's polls."""
-
-    @property
-    def sql(self) -> Statements: ...
-
-    @property
-    def watchsql(self) -> ReadStatements: ...
-
-    @property
-    def createsql(self) -> CreateStatements: ...
-
-    @property
-    def searchsql(self) -> SearchStatements: ...
-
-    @property
-    def hints(self) -> Hints: ...
-
-    @property
-    def webhooks(self) -> WebhookClaims: ...
+    shared: bool
+    """Whether other processes may work on the database, and one of them leads an upstream's polls."""
+    sql: Statements
+    deliversql: DeliverStatements
+    watchsql: ReadStatements
+    createsql: CreateStatements
+    searchsql: SearchStatements
+    hints: Hints
+    webhooks: WebhookClaims
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         """Run one statement that changes nothing, and return its rows. Raises StoreError.

@@ -39,7 +39,7 @@ class StoreEvents:
         return changed[0]
 
     async def owed(self, lane: Lane, most: int) -> int:
-        ((count,),) = await self._engine.read(self._sql.COUNT_OWED, (*lane, most))
+        ((count,),) = await self._engine.read(self._engine.deliversql.COUNT_OWED, (*lane, most))
         return int(count)
 
     async def watched(self, upstream: str, most: int) -> int:

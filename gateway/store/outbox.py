@@ -32,7 +32,7 @@ class StoreOutbox:
         """Nothing is due until it is opened."""
         self._events = events
         self._engine = engine
-        self._sql = engine.sql
+        self._deliversql = engine.deliversql
         self._writer = writer
         self._claims = engine.webhooks
         self._lanes = LanesDue()
@@ -48,7 +48,7 @@ class StoreOutbox:
         lapses: list[tuple[int, Lane]] = []
         last, more = ("", ""), True
         while more:
-            found = await self._engine.read(self._sql.SELECT_LANES, (*last, _LANES_AT_ONCE))
+            found = await self._engine.read(self._deliversql.SELECT_LANES, (*last, _LANES_AT_ONCE))
             for client, receiver, due_at, lapse_at in found:
                 lane = Lane(client, receiver)
                 if due_at is not None:
@@ -121,7 +121,7 @@ class StoreOutbox:
     async def body(self, claim: DueCallback) -> BodyParts | bytes | None:
         if not await self._claims.keep(claim):
             return None
-        for task_seq, stored, column, *told in await self._engine.read(self._sql.SELECT_BODY, (claim.seq,)):
+        for task_seq, stored, column, *told in await self._engine.read(self._deliversql.SELECT_BODY, (claim.seq,)):
             found = None if column is None else await self._engine.large(task_seq, column)
             return found if column == "record" else rows.body(stored, found, *told)
         return None
@@ -140,7 +140,7 @@ class StoreOutbox:
 
     def _apply_hand_over(self, items: Sequence[Sequence[tuple[DueCallback, str]]]) -> Work[None]:
         moves = [(claim.seq, receiver, claim.fence) for item in items for claim, receiver in item]
-        yield Rows(self._sql.HAND_OVER_WEBHOOKS, moves)
+        yield Rows(self._deliversql.HAND_OVER_WEBHOOKS, moves)
 
     def _handed_over(self, items: Sequence[Sequence[tuple[DueCallback, str]]], _: object) -> None:
         for claim, receiver in (one for item in items for one in item):
@@ -155,21 +155,21 @@ class StoreOutbox:
         died: list[AttemptRecord] = []
         if self._events.kept and (last := [one for one in items if one.attempt.result is AttemptResult.DEAD]):
             # By themselves, and first: only what one of these has ended is told of, and that once.
-            ended = {seq for (seq,) in (yield Rows(self._sql.RECORD_DEAD, rows.recorded(last))).rows}
+            ended = {seq for (seq,) in (yield Rows(self._deliversql.RECORD_DEAD, rows.recorded(last))).rows}
             died = [one for one in last if one.claim.seq in ended]
         void = yield from self._apply_all(items)
         if interrupted := [one for one in items if one.attempt.result is AttemptResult.INTERRUPTED]:
             # However long our own proxy is down, or however often this is restarted, their log stays small.
-            yield Rows(self._sql.FORGET_INTERRUPTED, [one.claim.claim for one in interrupted])
+            yield Rows(self._deliversql.FORGET_INTERRUPTED, [one.claim.claim for one in interrupted])
         dropped = (yield from self._events.died(died)) if died else 0
         return [(void, dropped)] * len(items)
 
     def _apply_all(self, items: Sequence[AttemptRecord]) -> Work[int]:
         if (yield from self._engine.record(items)):
             return 0
-        kept = (yield Rows(self._sql.INSERT_ATTEMPTS, rows.attempts(items))).count
-        if (yield Rows(self._sql.RECORD_ATTEMPTS, rows.recorded(items))).count < len(items):
-            yield Rows(self._sql.COUNT_ATTEMPTS, rows.counted(items))
+        kept = (yield Rows(self._deliversql.INSERT_ATTEMPTS, rows.attempts(items))).count
+        if (yield Rows(self._deliversql.RECORD_ATTEMPTS, rows.recorded(items))).count < len(items):
+            yield Rows(self._deliversql.COUNT_ATTEMPTS, rows.counted(items))
         return len(items) - kept
 
     def _recorded(self, items: Sequence[AttemptRecord], results: Sequence[tuple[int, int]]) -> None:

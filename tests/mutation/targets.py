@@ -273,8 +273,8 @@ EQUIVALENT = (
     Equivalent(_REGISTRY, "if changed:", "if True:", "asks about none, which saves a statement"),
     Equivalent(
         _CLAIMS,
-        "waiting = fetch(db, sql.SELECT_NEXT_DUE, (*share.lane, limit + 1))",
-        "waiting = fetch(db, sql.SELECT_NEXT_DUE, (*share.lane, limit + 2))",
+        "waiting = fetch(db, deliversql.SELECT_NEXT_DUE, (*share.lane, limit + 1))",
+        "waiting = fetch(db, deliversql.SELECT_NEXT_DUE, (*share.lane, limit + 2))",
         "the second one beyond the limit is never looked at",
     ),
     Equivalent(

@@ -1,8 +1,8 @@
 """The statements of delivering: webhooks that are due, claimed, given back and recorded, and where their bodies are.
 
-A part of ``sql.py``, for its size. A claim is a lease in the webhook's row, by the database's clock, and a number: once
-it lapses another may take it, and what its owner writes then changes nothing. One that was made later than now has
-lapsed too: the clock was set back since, and its owner may be gone.
+``dialect.DeliverStatements``, and what claims. A claim is a lease in the webhook's row, by the database's clock, and a
+number: once it lapses another may take it, and what its owner writes then changes nothing. One that was made later than
+now has lapsed too: the clock was set back since, and its owner may be gone.
 """
 
 from gateway.core.memory import SMALL

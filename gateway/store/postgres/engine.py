@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from gateway.core.model import AttemptRecord
 from gateway.store import rows
-from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
+from gateway.store.dialect import CreateStatements, DeliverStatements, ReadStatements, SearchStatements, Statements
 from gateway.store.engine import Blame, Column, Hints, Lead, Rows, Run, Touched, WebhookClaims, Work
 from gateway.store.postgres import createsql, deliversql, leadsql, locksql, searchsql, sql, watchsql
 from gateway.store.postgres.database import PostgresDatabase
@@ -25,6 +25,7 @@ class PostgresEngine:
 
     shared = True
     sql: Statements = sql
+    deliversql: DeliverStatements = deliversql
     watchsql: ReadStatements = watchsql
     createsql: CreateStatements = createsql
     searchsql: SearchStatements = searchsql

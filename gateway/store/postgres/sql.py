@@ -5,7 +5,7 @@ what was committed when it began, and a row that it has waited for as it is by t
 schema. Plans must not depend on statistics, which a new table has none of: from the rows that are given to what they
 name, by an index. ``OFFSET 0`` keeps the planner from another order, ``PLANNER`` from reading a table through.
 
-The ports have all of them here, through their engine; two parts stand in ``registersql.py`` and ``deliversql.py``.
+The ports have all of them here, through their engine; a part stands in ``registersql.py``.
 """
 
 from gateway.core.memory import SMALL
@@ -13,15 +13,6 @@ from gateway.core.model import Attempt, CallbackState, DueTask
 from gateway.core.pollhistory import KEPT, MOST, SIZE
 from gateway.store.dialect import LANE as _LANE
 from gateway.store.dialect import OWED_AT_ONCE
-from gateway.store.postgres.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
-from gateway.store.postgres.deliversql import COUNT_OWED as COUNT_OWED
-from gateway.store.postgres.deliversql import FORGET_INTERRUPTED as FORGET_INTERRUPTED
-from gateway.store.postgres.deliversql import HAND_OVER_WEBHOOKS as HAND_OVER_WEBHOOKS
-from gateway.store.postgres.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
-from gateway.store.postgres.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
-from gateway.store.postgres.deliversql import RECORD_DEAD as RECORD_DEAD
-from gateway.store.postgres.deliversql import SELECT_BODY as SELECT_BODY
-from gateway.store.postgres.deliversql import SELECT_LANES as SELECT_LANES
 from gateway.store.postgres.registersql import INSERT_CALLBACKS as INSERT_CALLBACKS
 from gateway.store.postgres.registersql import INSERT_TASKS as INSERT_TASKS
 from gateway.store.postgres.registersql import NAME_MODEL as NAME_MODEL

@@ -1,7 +1,4 @@
-"""The statements of delivering: webhooks that are due, and what came of them, and where their bodies are.
-
-A part of ``sql.py``, for its size.
-"""
+"""The statements of delivering: webhooks that are due, and what came of them, and where their bodies are."""
 
 from gateway.core.memory import SMALL
 from gateway.core.model import Attempt

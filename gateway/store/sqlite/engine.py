@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from gateway.core.errors import StoreError
 from gateway.core.model import AttemptRecord, Lane
 from gateway.store import rows
-from gateway.store.dialect import CreateStatements, ReadStatements, SearchStatements, Statements
-from gateway.store.engine import Blame, Column, Lead, Result, Rows, Run, Step, Touched, Work
-from gateway.store.sqlite import createsql, searchsql, sql, statements, watchsql
+from gateway.store.dialect import CreateStatements, DeliverStatements, ReadStatements, SearchStatements, Statements
+from gateway.store.engine import Blame, Column, Hints, Lead, Result, Rows, Run, Step, Touched, WebhookClaims, Work
+from gateway.store.sqlite import createsql, deliversql, searchsql, sql, statements, watchsql
 from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.blobs import read_large, write_large
 from gateway.store.sqlite.database import Database
@@ -30,14 +30,15 @@ class SqliteEngine:
 
     shared = False
     sql: Statements = sql
+    deliversql: DeliverStatements = deliversql
     watchsql: ReadStatements = watchsql
     createsql: CreateStatements = createsql
     searchsql: SearchStatements = searchsql
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.webhooks = ClaimsInMemory(database)
-        self.hints = _NobodyToTell()
+        self.webhooks: WebhookClaims = ClaimsInMemory(database)
+        self.hints: Hints = _NobodyToTell()
 
     async def read(self, statement: str, parameters: Any = ()) -> list[Any]:
         return await self._database.read(statement, parameters)

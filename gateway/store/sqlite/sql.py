@@ -15,18 +15,6 @@ from gateway.store.sqlite.columns import CALLBACK as _CALLBACK
 from gateway.store.sqlite.columns import DUE_TASK as _DUE_TASK
 from gateway.store.sqlite.columns import TASK as _TASK
 from gateway.store.sqlite.columns import callbacks_at_once, due_tasks_at_once
-from gateway.store.sqlite.deliversql import COUNT_ATTEMPTS as COUNT_ATTEMPTS
-from gateway.store.sqlite.deliversql import COUNT_OWED as COUNT_OWED
-from gateway.store.sqlite.deliversql import FORGET_INTERRUPTED as FORGET_INTERRUPTED
-from gateway.store.sqlite.deliversql import HAND_OVER_WEBHOOKS as HAND_OVER_WEBHOOKS
-from gateway.store.sqlite.deliversql import INSERT_ATTEMPTS as INSERT_ATTEMPTS
-from gateway.store.sqlite.deliversql import RECORD_ATTEMPTS as RECORD_ATTEMPTS
-from gateway.store.sqlite.deliversql import RECORD_DEAD as RECORD_DEAD
-from gateway.store.sqlite.deliversql import SELECT_BODY as SELECT_BODY
-from gateway.store.sqlite.deliversql import SELECT_DUE_CALLBACKS as SELECT_DUE_CALLBACKS
-from gateway.store.sqlite.deliversql import SELECT_FIRST_ATTEMPTS_DUE as SELECT_FIRST_ATTEMPTS_DUE
-from gateway.store.sqlite.deliversql import SELECT_LANES as SELECT_LANES
-from gateway.store.sqlite.deliversql import SELECT_NEXT_DUE as SELECT_NEXT_DUE
 from gateway.store.sqlite.statements import counted
 
 # Registering: two steps in one transaction, each over all registrations that wait.

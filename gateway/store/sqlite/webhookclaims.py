@@ -13,7 +13,7 @@ from sqlite3 import Connection
 from gateway.core.model import DueCallback, Lane, Share
 from gateway.store import rows
 from gateway.store.engine import Due, Left
-from gateway.store.sqlite import sql
+from gateway.store.sqlite import deliversql
 from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.database import Database
 
@@ -62,11 +62,11 @@ def _due_callbacks(db: Connection, now: int, shares: Sequence[Share], claimed: S
     left: list[Left] = []
     for share, known in zip(shares, claimed, strict=True):
         limit = share.room + len(known)
-        waiting = fetch(db, sql.SELECT_NEXT_DUE, (*share.lane, limit + 1))
+        waiting = fetch(db, deliversql.SELECT_NEXT_DUE, (*share.lane, limit + 1))
         if share.retries:
             due = [seq for seq, at in waiting if at <= now and seq not in known]
         else:
-            due = [seq for (seq,) in fetch(db, sql.SELECT_FIRST_ATTEMPTS_DUE, (*share.lane, now, limit))]
+            due = [seq for (seq,) in fetch(db, deliversql.SELECT_FIRST_ATTEMPTS_DUE, (*share.lane, now, limit))]
             due = [seq for seq in due if seq not in known]
         due = due[: share.room]
         taken = {*known, *due}
@@ -74,5 +74,5 @@ def _due_callbacks(db: Connection, now: int, shares: Sequence[Share], claimed: S
         is_due = next_due_at is not None and next_due_at <= now
         left.append(Left(next_due_at, is_due and len(due) < share.room))
         found += due
-    claimable = db.execute(sql.SELECT_DUE_CALLBACKS, (rows.array(found),)) if found else ()
+    claimable = db.execute(deliversql.SELECT_DUE_CALLBACKS, (rows.array(found),)) if found else ()
     return Due([rows.due_callback(row) for row in claimable], left)

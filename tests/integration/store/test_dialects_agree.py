@@ -29,7 +29,7 @@ from gateway.core.reads import PollAgain, ReadWatch
 from gateway.store import housekeeping, rows
 from gateway.store.dialect import Counted
 from gateway.store.engine import Engine, Work
-from gateway.store.sqlite import createsql, sql, watchsql
+from gateway.store.sqlite import createsql, deliversql, sql, watchsql
 from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.engine import drive
 from tests.interleaving import Ports, World, ports
@@ -68,6 +68,7 @@ class Side:
     def __init__(self, ports: Ports) -> None:
         self.ports = ports
         self.sql: Any = ports._engine.sql
+        self.deliversql: Any = ports._engine.deliversql
         self.watchsql: Any = ports._engine.watchsql
 
     async def do(self, work: Work[Any]) -> Any:
@@ -114,7 +115,7 @@ class OnPostgres(Side):
 
 class _SqliteEngine:
     shared = False
-    sql, watchsql, createsql = sql, watchsql, createsql
+    sql, deliversql, watchsql, createsql = sql, deliversql, watchsql, createsql
     webhooks = None
 
     async def transaction(self, make: Any) -> Any: ...
@@ -345,8 +346,8 @@ def questions(side: Side, chance: Chance) -> Iterator[tuple[str, str, Any]]:
     yield "groups", f"SELECT * FROM ({its.SELECT_NEXT_WATCHERS}) AS following LIMIT 1", ("kie", "ann")
     yield "next expiry", its.SELECT_NEXT_EXPIRY, (now,)
     yield "end of some expiries", its.SELECT_EXPIRY_END, (0, now, 2)
-    yield "lanes", its.SELECT_LANES, ("", "", 100)
-    yield "lanes after one", its.SELECT_LANES, ("ann", "z", 2)
+    yield "lanes", side.deliversql.SELECT_LANES, ("", "", 100)
+    yield "lanes after one", side.deliversql.SELECT_LANES, ("ann", "z", 2)
     yield "clients", its.SELECT_CLIENTS, ()
     yield "upstreams", its.SELECT_POLLED_UPSTREAMS, ()
     yield "states", its.COUNT_CALLBACKS, ()

@@ -109,7 +109,7 @@ async def test_every_text_comes_back_as_it_was(session: Session, text: str) -> N
     await session.rows(sql.RESCHEDULE_TASKS, (seq, 3, 4, text, None, text, None, 3, None, b""))
     assert await session.table("SELECT last_error, model FROM tasks") == [(text, text)]
     ((callback, fence),) = await session.table("SELECT seq, fence FROM callbacks WHERE url LIKE '%' || $1", text)
-    await session.rows(sql.INSERT_ATTEMPTS, (callback, 1, 2, 3, None, text, "retry", text, fence))
+    await session.rows(deliversql.INSERT_ATTEMPTS, (callback, 1, 2, 3, None, text, "retry", text, fence))
     assert await session.run(sql.SELECT_ATTEMPTS, (callback, 9)) == [(1, 2, 3, None, text, "retry", text)]
     create = {"client": "ann", "upstream": "kie", "request_id": text, "digest": b"", "at": 1}
     await session.run(createsql.INSERT_CREATE, create)

@@ -25,10 +25,10 @@ def _no_fence() -> Iterator[None]:
     """Whoever has once claimed a webhook records what became of it, whoever has claimed it since."""
     with ExitStack() as stack:
         for module, name in (
-            (sql, "INSERT_ATTEMPTS"),
-            (sql, "RECORD_ATTEMPTS"),
+            (deliversql, "INSERT_ATTEMPTS"),
+            (deliversql, "RECORD_ATTEMPTS"),
             (deliversql, "RECORD_UNFENCED"),
-            (sql, "COUNT_ATTEMPTS"),
+            (deliversql, "COUNT_ATTEMPTS"),
             (webhookleases, "RELEASE_WEBHOOKS"),
         ):
             statement: str = getattr(module, name)

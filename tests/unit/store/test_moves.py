@@ -14,7 +14,7 @@ import pytest
 
 from gateway.core.model import CALLBACK_MOVES, TASK_MOVES, CallbackState, TaskState
 from gateway.store import rows
-from gateway.store.sqlite import sql, watchsql
+from gateway.store.sqlite import deliversql, sql, watchsql
 from gateway.store.sqlite.statements import over_rows
 
 MIGRATIONS = sorted(Path(sql.__file__).with_name("migrations").glob("*.sql"))
@@ -56,7 +56,7 @@ STATES: dict[str, list[StrEnum]] = {
 WRITE = re.compile(r"^(?:UPDATE|INSERT(?: OR REPLACE)? INTO|DELETE FROM) (\w+)", re.MULTILINE)
 STATEMENTS = {
     name: (found[1], text)
-    for name, text in {**vars(watchsql), **vars(sql)}.items()
+    for name, text in {**vars(watchsql), **vars(deliversql), **vars(sql)}.items()
     if name.isupper() and not name.startswith("_") and isinstance(text, str) and (found := WRITE.search(text))
     if found[1] in TABLES
 }

@@ -8,13 +8,13 @@ import pytest
 
 from gateway.core.model import CallbackState
 from gateway.store.dialect import Counted
-from gateway.store.sqlite import createsql, databasefile, searchsql, sql, watchsql
+from gateway.store.sqlite import createsql, databasefile, deliversql, searchsql, sql, watchsql
 from gateway.store.sqlite.statements import over_rows
 
 SCHEMA = "".join(databasefile.migrations().values())
 STATEMENTS = {
     name: text
-    for name, text in {**vars(watchsql), **vars(createsql), **vars(searchsql), **vars(sql)}.items()
+    for name, text in {**vars(watchsql), **vars(createsql), **vars(searchsql), **vars(deliversql), **vars(sql)}.items()
     if name.isupper() and isinstance(text, str) and name[0] != "_"
 }
 LISTS = {
