@@ -19,7 +19,7 @@ Where one process has the database to itself it leads for ever, and none of this
 import asyncio
 import math
 from collections.abc import Awaitable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -27,6 +27,9 @@ from gateway.core.clock import Clock, wait_for_event
 from gateway.core.errors import StoreError
 from gateway.core.telemetry import Metrics
 from gateway.store import Housekeeping, Standing
+
+if TYPE_CHECKING:  # which imports this
+    from gateway.loops.poller import Poller
 
 _log = structlog.get_logger()
 
@@ -90,35 +93,14 @@ def always(clock: Clock) -> Lease:
     return lease
 
 
-class Led(Protocol):
-    """What is done by who leads: the poller."""
-
-    lease: Lease
-
-    async def gained(self, epoch: int) -> None:
-        """Take up what the one before has left, before the term begins. Raises StoreError."""
-
-    def lost(self) -> None:
-        """Let go of all that belongs to the term, which is over."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
-
-    @property
-    def refused(self) -> bool:
-        """Whether the upstream refuses the key, as has been found out here, or was heard."""
-
-    def hear(self, *, refused: bool) -> None:
-        """Hear whether the upstream refuses the key, as whoever leads has found out; not while it leads itself."""
-
-
 class Leading:
     """The loop that leads."""
 
     name = "leadership"
 
-    def __init__(self, housekeeping: Housekeeping, clock: Clock, metrics: Metrics, pollers: Mapping[str, Led]) -> None:
+    def __init__(
+        self, housekeeping: Housekeeping, clock: Clock, metrics: Metrics, pollers: Mapping[str, "Poller"]
+    ) -> None:
         """``pollers``: by upstream."""
         self._housekeeping = housekeeping
         self._clock = clock
@@ -219,7 +201,7 @@ async def _all_of(*work: Awaitable[Any]) -> list[Any]:
 class _OneLead:
     """One upstream, and how this replica stands to it."""
 
-    def __init__(self, name: str, poller: Led, clock: Clock, metrics: Metrics) -> None:
+    def __init__(self, name: str, poller: "Poller", clock: Clock, metrics: Metrics) -> None:
         self.name = name
         self.poller = poller
         self.lease = poller.lease

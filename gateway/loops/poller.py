@@ -95,7 +95,7 @@ class Poller:
         return self._key.refused
 
     def hear(self, *, refused: bool) -> None:
-        """Hear whether the upstream refuses the key, as the replica that leads has found out."""
+        """Hear whether the upstream refuses the key, as the replica that leads has found out; not while this does."""
         self._key.hear(refused=refused)
 
     @property
