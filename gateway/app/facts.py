@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from gateway.app.gateway import FLAWS, Watch
-from gateway.config.settings import Settings
+from gateway.config.settings import Settings, written
 from gateway.core.model import AttemptResult
 from gateway.core.ratelimit import RateWindow
 from gateway.core.telemetry import Metrics
@@ -38,7 +38,7 @@ def _upstream(watch: Watch, rate: Sequence[RateWindow], url: str) -> UpstreamFac
         budget_used=watch.key.queries.used(),
         told_to_wait=watch.key.queries.told_to_wait,
         creates_used=watch.key.creates.used(),
-        rate=" ".join(f"{window.limit}/{window.window_s:g}" for window in rate),
+        rate=" ".join(map(written, rate)),
         rate_per_s=watch.key.queries.rate_per_s,
         refusal=watch.key.refusal,
         flaws=tuple(f"it {words}" for words, holds in FLAWS if holds(watch)),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.commandline import FiniteRange, examples
+from gateway.cli.commandline import FiniteRange, examples, now
 from gateway.core import terminal
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def _instant(context: click.Context, option: click.Parameter, text: str | None) 
     if text is None:
         return None
     if (ago := _AGO.fullmatch(text)) is not None:
-        at = _now() - int(ago["count"]) * _UNITS_MS[ago["unit"]]
+        at = now() - int(ago["count"]) * _UNITS_MS[ago["unit"]]
         if at < 0:
             raise click.BadParameter("that is before 1970.", context, option)
         return to_iso(at)
@@ -186,7 +186,7 @@ def list_callbacks(gateway: "RemoteGateway", /, as_json: bool, **query: Any) -> 
         click.echo(json.dumps(page, indent=2))
         return
     reasons = _reasons(gateway, page["data"])
-    click.echo(callback_table(page["data"], now=_now(), reasons=reasons, width=terminal.width()))
+    click.echo(callback_table(page["data"], now=now(), reasons=reasons, width=terminal.width()))
     if page["nextCursor"]:
         click.echo(f"\nmore: --cursor {terminal.printable(str(page['nextCursor']))}")
 
@@ -204,7 +204,7 @@ def show(gateway: "RemoteGateway", /, callback_id: str, as_json: bool) -> None:
         click.echo(json.dumps({**callback, "attemptLog": attempts}, indent=2))
         return
     reasons = _reasons(gateway, [callback])
-    click.echo(callback_details(callback, now=_now(), reasons=reasons))
+    click.echo(callback_details(callback, now=now(), reasons=reasons))
     if attempts:
         click.echo("\n" + attempt_table(attempts, width=terminal.width()))
 
@@ -267,18 +267,12 @@ def top(gateway: "RemoteGateway", /, interval: float, once: bool, as_json: bool)
 def _show(callback: dict[str, Any], as_json: bool) -> None:
     from gateway.cli.tables import callback_details
 
-    click.echo(json.dumps(callback, indent=2) if as_json else callback_details(callback, now=_now()))
+    click.echo(json.dumps(callback, indent=2) if as_json else callback_details(callback, now=now()))
 
 
 def _reasons(gateway: "RemoteGateway", callbacks: list[dict[str, Any]]) -> list[str]:
     """Ask the gateway what is wrong with its upstreams, where a callback waits for one."""
     return gateway.reasons() if any(callback["state"] == "waiting" for callback in callbacks) else []
-
-
-def _now() -> int:
-    from gateway.core.clock import SystemClock
-
-    return SystemClock().now()
 
 
 COMMANDS: tuple[click.Command, ...] = (register, import_file, list_callbacks, show, redeliver, cancel, top)

@@ -31,6 +31,13 @@ class FiniteRange(click.FloatRange):
         return number
 
 
+def now() -> int:
+    """Return the machine's time, in milliseconds."""
+    from gateway.core.clock import SystemClock  # here, as most commands tell no time
+
+    return SystemClock().now()
+
+
 def run_command(command: click.Command, name: str) -> None:
     """Run the command that the process was started with; returns where it is done, else ends the process."""
     _open_missing()

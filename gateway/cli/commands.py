@@ -15,7 +15,7 @@ import click
 
 from gateway import __version__
 from gateway.cli import asking
-from gateway.cli.commandline import FiniteRange, examples, run_command, tell
+from gateway.cli.commandline import FiniteRange, examples, now, run_command, tell
 from gateway.cli.simulate import simulate
 from gateway.core import terminal
 
@@ -81,20 +81,20 @@ def check_config(config: Path | None, /) -> None:
     from gateway.app.exporting import checked
     from gateway.app.preflight import preflight, warnings
     from gateway.config.receivers import told
-    from gateway.config.settings import SETTINGS
+    from gateway.config.settings import SETTINGS, written
     from gateway.core.clock import SystemClock
 
     settings = preflight(os.environ, config)
     for setting in SETTINGS:
         value = getattr(settings, setting.key)
-        shown = "***" if setting.secret and value is not None else _plain(value)
+        shown = "***" if setting.secret and value is not None else written(value)
         click.echo(f"{setting.env:<26} {shown}".rstrip())
     for upstream in settings.upstreams:
-        words = [upstream.profile.name, upstream.url, _plain(upstream.rate) or "no limit"]
+        words = [upstream.profile.name, upstream.url, written(upstream.rate) or "no limit"]
         words += ["no key" if upstream.api_key is None else "key ***", *(["default"] if upstream.default else [])]
         words += [] if upstream.proxy is None else [f"through {upstream.proxy}"]
         click.echo(f"{f'[upstreams.{upstream.name}]':<26} {'  '.join(words)}")
-    for warning in warnings(settings, _now() / 1000):
+    for warning in warnings(settings, now() / 1000):
         tell(f"warning: {warning}")
     for receiver in settings.receivers:
         click.echo(f"{'[[receivers]]':<26} {receiver.match}  {'  '.join(told(receiver))}".rstrip())
@@ -231,7 +231,7 @@ def verify(config: Path | None, /, body: Any, headers: Any, secrets: tuple[str, 
         saved = body.read(), headers.read()
     except OSError as exc:
         raise click.UsageError(f"The files cannot be read: {exc.strerror}.") from exc
-    verified = verify_saved(*saved, _secrets(config, secrets), _now() / 1000, tolerance_seconds)
+    verified = verify_saved(*saved, _secrets(config, secrets), now() / 1000, tolerance_seconds)
     click.echo(f"verified: {verified.webhook_id}, signed at {verified.timestamp_s}")
 
 
@@ -322,17 +322,3 @@ def _secrets(config: Path | None, given: tuple[str, ...]) -> Any:
         found_none = "" if path is None else f": there is no secret in {secretfile.secret_path(path)}"
         raise click.UsageError(f"Give --secret or set GATEWAY_WEBHOOK_SECRET{found_none}.")
     return parse_secrets(found)
-
-
-def _now() -> int:
-    from gateway.core.clock import SystemClock
-
-    return SystemClock().now()
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(_plain(item) for item in value)
-    if hasattr(value, "window_s"):
-        return f"{value.limit}/{value.window_s:g}"
-    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)

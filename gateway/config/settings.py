@@ -275,6 +275,15 @@ RECEIVER_KEYS = _declared(ReceiverSettings)
 """What a table ``[[receivers]]`` may hold, besides its ``headers``."""
 
 
+def written(value: Any) -> str:
+    """Return a setting's value as the environment has it; an empty text for none."""
+    if isinstance(value, tuple):
+        return ",".join(map(written, value))
+    if isinstance(value, RateWindow):
+        return f"{value.limit}/{value.window_s:g}"
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
 def database_path(url: str) -> Path | None:
     """Return the file of GATEWAY_DATABASE_URL, whole; a relative one starts at the working directory.
 

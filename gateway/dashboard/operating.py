@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 from gateway.config.databaseurl import without_password
 from gateway.config.receivers import told
-from gateway.config.settings import SETTINGS, ClientSettings, Settings
+from gateway.config.settings import SETTINGS, ClientSettings, Settings, written
 from gateway.core.errors import Forbidden
-from gateway.core.ratelimit import RateWindow
 from gateway.dashboard.actions import notice
 from gateway.dashboard.asked import Asked, Shown, text_of
 from gateway.dashboard.facts import Paused, ReceiverFacts
@@ -99,10 +98,8 @@ def setting_lines(settings: Settings) -> list[SettingLine]:
         elif row.secret:
             shown, is_default = (_NOT_SET if value is None else _HIDDEN), value is None
         else:
-            shown, is_default = (
-                _written(without_password(value) if row.key == "database_url" else value),
-                value == default,
-            )
+            shown = written(without_password(value) if row.key == "database_url" else value) or _NOT_SET
+            is_default = value == default
         lines.append(SettingLine(row.env, shown, is_default, row.doc))
     return lines
 
@@ -115,16 +112,5 @@ def _client_line(client: ClientSettings) -> dict[str, Any]:
         "own_secret": client.webhook_secret is not None,
         "upstream": client.upstream,
         "headers": len(client.headers),
-        "rate": "" if client.rate is None else _written(client.rate),
+        "rate": written(client.rate),
     }
-
-
-def _written(value: Any) -> str:
-    """Return a value as the environment has it."""
-    if value is None or value == ():
-        return _NOT_SET
-    if isinstance(value, RateWindow):
-        return f"{value.limit}/{value.window_s:g}"
-    if isinstance(value, tuple):
-        return ",".join(map(_written, value))
-    return f"{value:g}" if isinstance(value, float) else str(value) or _NOT_SET
