@@ -11,8 +11,8 @@ rate limit or the upstream ends with the last client that waits for it.
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from functools import partial
 from uuid import uuid4
 
@@ -162,14 +162,9 @@ class UpstreamProxy:
         if (response := await self._create_unseen(request, one, create)) is not None:
             return "forwarded", response
         async with AsyncExitStack() as stack:
-            try:
-                with large.waiting(request):
-                    alone = await stack.enter_async_context(self._once.alone(create))
-                    known = await self._once.known(create, partial(self._look, request, create))
-            except asyncio.CancelledError:
-                if self._draining.is_set():  # what becomes of the one under way is not known here
-                    raise self._creating.stopped(one) from None
-                raise
+            with self._told_at_stop(one), large.waiting(request):
+                alone = await stack.enter_async_context(self._once.alone(create))
+                known = await self._once.known(create, partial(self._look, request, create))
             if known is None or known.answer is None:
                 one = msgspec.structs.replace(one, again=known is not None)
                 return "forwarded", await self._create_anew(request, one, alone)
@@ -189,13 +184,8 @@ class UpstreamProxy:
         database. None: nothing was forwarded, and what was known of it is to be looked for.
         """
         async with AsyncExitStack() as stack:
-            try:
-                with large.waiting(request):
-                    alone = await stack.enter_async_context(self._once.alone(create))
-            except asyncio.CancelledError:
-                if self._draining.is_set():  # what becomes of the one under way is not known here
-                    raise self._creating.stopped(one) from None
-                raise
+            with self._told_at_stop(one), large.waiting(request):
+                alone = await stack.enter_async_context(self._once.alone(create))
             waiter = Waiter(one.client)
             try:
                 if one.asked.callback is not None:
@@ -221,15 +211,21 @@ class UpstreamProxy:
         work = self._forwarding.spawn(self._creating.forward(one, waiter), f"proxy-create-{one.request_id}")
         if alone is not None:
             alone.last_until(work)
-        try:
+        with self._told_at_stop(one):
             with large.waiting(request):
                 answer = await result_of(work)
             await large.hold(request, len(answer.body))  # for its sending, which nothing cuts short before it begins
+        return passed_on(answer)
+
+    @contextmanager
+    def _told_at_stop(self, one: Outgoing) -> Iterator[None]:
+        """Where the shutdown cuts off what is waited for, which may come to its end, have the client know its ID."""
+        try:
+            yield
         except asyncio.CancelledError:
-            if self._draining.is_set():  # the client has to know the ID, if it is there
+            if self._draining.is_set():
                 raise self._creating.stopped(one) from None
             raise
-        return passed_on(answer)
 
     async def _check(self, member: str, url: str) -> None:
         """Make as sure as can be, before a task is paid for, that its callback can be registered and may be sent."""
