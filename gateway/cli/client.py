@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
+from gateway.client.calls import given, path_of
 from gateway.client.results import read_attempts, read_batch, read_callback, read_count, read_page
 from gateway.config.load import CONFIG_VARIABLE, load_some
 from gateway.core.addresses import is_loopback_host
@@ -83,10 +83,10 @@ def find(
 
 
 def _token(environ: Mapping[str, str], config_path: Path | None, *, as_operator: bool) -> str | None:
-    for given in ("GATEWAY_TOKEN", "GATEWAY_OPERATOR_TOKEN"):
-        if environ.get(given, "").strip():
+    for variable in ("GATEWAY_TOKEN", "GATEWAY_OPERATOR_TOKEN"):
+        if environ.get(variable, "").strip():
             # The token to send: beside it a file may be named for the gateway that runs in the same container.
-            environ = {name: value for name, value in environ.items() if name != f"{given}_FILE"}
+            environ = {name: value for name, value in environ.items() if name != f"{variable}_FILE"}
     no_operator: ConfigError | None = None
     if as_operator:
         try:
@@ -150,7 +150,7 @@ class RemoteGateway:
     # What is asked has the names that it has in the API; what is None is left out.
 
     def register(self, **members: Any) -> dict[str, Any]:
-        return self._call("POST", "/v1/callbacks", read_callback, json=_given(members))
+        return self._call("POST", "/v1/callbacks", read_callback, json=given(members))
 
     def register_batch(self, registrations: Sequence[bytes]) -> list[dict[str, Any]]:
         """Register each of these, which are JSON; return for each its status with its callback or its problem."""
@@ -162,24 +162,26 @@ class RemoteGateway:
         return answers
 
     def list_callbacks(self, **query: Any) -> dict[str, Any]:
-        return self._call("GET", "/v1/callbacks", read_page, params=_given(query))
+        return self._call("GET", "/v1/callbacks", read_page, params=given(query))
 
     def get(self, callback_id: str) -> dict[str, Any]:
-        return self._call("GET", _path(callback_id), read_callback)
+        return self._call("GET", path_of("callbacks", callback_id), read_callback)
 
     def attempts(self, callback_id: str) -> list[dict[str, Any]]:
-        attempts: list[dict[str, Any]] = self._call("GET", f"{_path(callback_id)}/attempts", read_attempts)["data"]
+        attempts: list[dict[str, Any]] = self._call(
+            "GET", f"{path_of('callbacks', callback_id)}/attempts", read_attempts
+        )["data"]
         return attempts
 
     def cancel(self, callback_id: str) -> None:
-        self._call("DELETE", _path(callback_id))
+        self._call("DELETE", path_of("callbacks", callback_id))
 
     def redeliver(self, callback_id: str) -> dict[str, Any]:
-        return self._call("POST", f"{_path(callback_id)}/redeliver", read_callback)
+        return self._call("POST", f"{path_of('callbacks', callback_id)}/redeliver", read_callback)
 
     def redeliver_dead(self, **members: Any) -> int:
         """Redeliver all that died as ``members`` say, or only count them; return how many."""
-        asked = {"state": "dead", **_given(members)}
+        asked = {"state": "dead", **given(members)}
         count: int = self._call("POST", "/v1/redeliveries", read_count, json=asked, timeout=_BATCH_TIMEOUT_S)["count"]
         return count
 
@@ -241,11 +243,3 @@ class RemoteGateway:
 
     def _no_gateway(self, response: httpx.Response) -> ApiError:
         return ApiError(f"{self.url} answered {response.status_code}: not a gateway's answer.")
-
-
-def _given(members: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in members.items() if value is not None}
-
-
-def _path(callback_id: str) -> str:
-    return f"/v1/callbacks/{quote(callback_id, safe='', errors='replace')}"

@@ -91,11 +91,11 @@ class Calls:
 
     def get(self, callback_id: str) -> Steps[Callback]:
         """Return a callback."""
-        return self._ask("GET", _path("callbacks", callback_id), read_callback)
+        return self._ask("GET", path_of("callbacks", callback_id), read_callback)
 
     def attempts(self, callback_id: str) -> Steps[tuple[Attempt, ...]]:
         """Return the attempts to deliver a callback's webhook, the first one first."""
-        return self._ask("GET", f"{_path('callbacks', callback_id)}/attempts", read_attempts)
+        return self._ask("GET", f"{path_of('callbacks', callback_id)}/attempts", read_attempts)
 
     def list(
         self,
@@ -111,18 +111,18 @@ class Calls:
         ``cursor`` is ``next_cursor`` of the page before; ``client`` is for the operator's token.
         """
         query = {"state": state, "taskId": task_id, "limit": limit, "cursor": cursor, "client": client}
-        return self._ask("GET", "/v1/callbacks", read_page, params=_given(query))
+        return self._ask("GET", "/v1/callbacks", read_page, params=given(query))
 
     def cancel(self, callback_id: str) -> Steps[None]:
         """Cancel a callback that is not delivered; ``ApiError`` has the code ``conflict`` where it is, or is dead."""
-        return self._ask("DELETE", _path("callbacks", callback_id), _nothing)
+        return self._ask("DELETE", path_of("callbacks", callback_id), _nothing)
 
     def redeliver(self, callback_id: str) -> Steps[Callback]:
         """Send a webhook again, with a fresh budget of attempts and the same ``webhook-id``.
 
         Where the answer is lost it is not asked for again, as that might send the webhook once more.
         """
-        path = f"{_path('callbacks', callback_id)}/redeliver"
+        path = f"{path_of('callbacks', callback_id)}/redeliver"
         return self._ask("POST", path, read_callback, repeatable=False)
 
     def redeliver_dead(
@@ -144,7 +144,7 @@ class Calls:
         the same call redelivers the rest.
         """
         asked = {"state": "dead", "since": _iso(since), "until": _iso(until), "receiver": receiver, "client": client}
-        body = _given(asked | {"dryRun": dry_run or None})
+        body = given(asked | {"dryRun": dry_run or None})
         return self._ask("POST", "/v1/redeliveries", read_count, body=body, repeatable=dry_run, held_s=_MANY_S)
 
     def task(self, task_id: str) -> Steps[Task]:
@@ -174,7 +174,7 @@ class Calls:
 
     def _task(self, task_id: str, wait_s: float) -> Steps[Task]:
         params = {"wait": f"{wait_s:.3f}"} if wait_s else {}
-        return self._ask("GET", _path("tasks", task_id), read_task, params=params, held_s=wait_s)
+        return self._ask("GET", path_of("tasks", task_id), read_task, params=params, held_s=wait_s)
 
     def _ask(self, method: str, path: str, read: Callable[[Any], T], **options: Any) -> Steps[T]:
         return self._exchange.steps(Ask(method=method, path=path, read=read, **options))
@@ -182,14 +182,16 @@ class Calls:
 
 def _body(asked: Registration) -> Mapping[str, Any]:
     names = {"task_id": "taskId", "callback_url": "callbackUrl", "timeout_seconds": "timeoutSeconds"}
-    return _given({names.get(one.name, one.name): getattr(asked, one.name) for one in fields(asked)})
+    return given({names.get(one.name, one.name): getattr(asked, one.name) for one in fields(asked)})
 
 
-def _given(members: Mapping[str, Any]) -> dict[str, Any]:
+def given(members: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the members that are given: what is None is left to the gateway."""
     return {name: value for name, value in members.items() if value is not None}
 
 
-def _path(kind: str, name: str) -> str:
+def path_of(kind: str, name: str) -> str:
+    """Return the path of one of the API's ``callbacks`` or ``tasks``."""
     return f"/v1/{kind}/{quote(name, safe='', errors='replace')}"
 
 
