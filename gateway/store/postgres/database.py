@@ -163,9 +163,6 @@ class PostgresDatabase:
         if self._write_trouble is not None and self._write_trouble.reason != "slow":
             raise StoreError(self._write_trouble.message, reason=self._write_trouble.reason)
 
-    def blame(self, exc: Exception) -> Blame:
-        return blame(exc)
-
     async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool = False) -> tuple[T, bool]:
         """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.
 

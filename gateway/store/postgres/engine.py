@@ -13,6 +13,7 @@ from gateway.store.dialect import CreateStatements, DeliverStatements, ReadState
 from gateway.store.engine import Blame, Column, Hints, Lead, Rows, Run, Touched, WebhookClaims, Work
 from gateway.store.postgres import createsql, deliversql, leadsql, locksql, searchsql, sql, watchsql
 from gateway.store.postgres.database import PostgresDatabase
+from gateway.store.postgres.errors import blame
 
 T = TypeVar("T")
 
@@ -45,7 +46,7 @@ class PostgresEngine:
         return await self._database.transaction(make, hasty=hasty)
 
     def blame(self, exc: Exception) -> Blame:
-        return self._database.blame(exc)
+        return blame(exc)
 
     def require(self) -> None:
         self._database.require()

@@ -30,6 +30,9 @@ _LEAVE_S = 2.0
 class PostgresStore(StoreHousekeeping):
     """``gateway.store.Store`` on one PostgreSQL database."""
 
+    shared = True
+    set_back_ms = 0
+
     def __init__(
         self,
         servers: Servers,
@@ -111,10 +114,6 @@ class PostgresStore(StoreHousekeeping):
 
     # Who leads.
 
-    @property
-    def shared(self) -> bool:
-        return True
-
     async def lead(self, name: str, ttl_s: float, *, refused: bool = False) -> int | None:
         about = {"name": name, "holder": self._replica, "ttl_ms": round(ttl_s * 1000), "refused": refused}
         found = await self._database.write(leadsql.TAKE_LEAD, about, lead=True)
@@ -134,10 +133,6 @@ class PostgresStore(StoreHousekeeping):
         return Standing(len(replicas), frozenset(names - replicas), refused)
 
     # What is not its own.
-
-    @property
-    def set_back_ms(self) -> int:
-        return 0
 
     async def follow_clock(self, step_ms: int) -> None:
         """The database's clock is everybody's."""

@@ -19,6 +19,8 @@ from gateway.store.writes import Kind
 class SqliteStore(StoreHousekeeping):
     """``gateway.store.Store`` on one SQLite file."""
 
+    shared = False
+
     def __init__(self, path: Path, *, first_attempt_delay_s: float = 0.0) -> None:
         """Keep everything in ``path``; webhooks fall due ``first_attempt_delay_s`` seconds after their task's end."""
         self.freed = asyncio.Event()
@@ -47,10 +49,6 @@ class SqliteStore(StoreHousekeeping):
         await self._database.look()
 
     # One process has the file: it leads everything, always.
-
-    @property
-    def shared(self) -> bool:
-        return False
 
     async def lead(self, name: str, ttl_s: float, *, refused: bool = False) -> int | None:
         return 0

@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 from gateway.core.errors import StoreError, StoreUnsure, StoreUnusable
 from gateway.store.engine import Blame, Result, Rows, Run, Work, Write
 from gateway.store.postgres.database import PostgresDatabase
+from gateway.store.postgres.errors import blame
 from gateway.store.postgres.url import Servers
 from tests.life import until
 from tests.postgres import LOCKED, PASSWORD, Database, Server
@@ -138,7 +139,7 @@ async def test_whose_fault(database: PostgresDatabase, statement: str, parameter
     """What a write's own values bring about, or a wrong statement, undoes it and says nothing of the database."""
     with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is, blame knows it
         await database.transaction(lambda: several(Run(PUT, {"key": "k", "value": b""}), Run(statement, parameters)))
-    assert database.blame(caught.value) is whose
+    assert blame(caught.value) is whose
     assert database.failing is None
     assert await database.read(GET, ("k",)) == []
 
@@ -152,7 +153,7 @@ async def test_work_that_raises_is_undone(database: PostgresDatabase) -> None:
 
     with pytest.raises(LookupError) as caught:
         await database.transaction(work)
-    assert database.blame(caught.value) is Blame.DEFECT
+    assert blame(caught.value) is Blame.DEFECT
     assert await database.read(GET, ("k",)) == []
     assert (await database.transaction(lambda: put("k")))[1]
 
