@@ -179,7 +179,7 @@ class Ledger(msgspec.Struct, omit_defaults=True):
             event.fixed = True
             if (condition := self.conditions.get(event.key)) is not None:
                 condition.told_at = now
-            elif event.key in self.told:
+            else:
                 self.told[event.key] = now
             if self.dropped > self.dropped_told:
                 event.data["dropped"], self.dropped_told = self.dropped - self.dropped_told, self.dropped
@@ -274,7 +274,7 @@ class Ledger(msgspec.Struct, omit_defaults=True):
         def counts(key: str, condition: _Condition) -> bool:
             if condition.fails:
                 return condition.since > now - _FORGET_MS
-            return key in waited_for or (condition.told_at or 0) > now - _SETTLE_MS
+            return key in waited_for or (condition.told_at is not None and condition.told_at > now - _SETTLE_MS)
 
         self.conditions = {key: one for key, one in self.conditions.items() if counts(key, one)}
 

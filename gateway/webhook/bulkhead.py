@@ -151,7 +151,7 @@ class Bulkhead:
     def pause(self, lanes: frozenset[Lane]) -> None:
         """Hear which lanes are paused from now on, all of them, and what lies under them: what is under way goes on."""
         if lanes is self._paused:
-            return
+            return  # none is new or gone
         before, self._paused = self._paused, lanes
         waits = (*self._waiting.values(), self._only_retries)
         for lane in filter(self._is_paused, [*self._full, *chain.from_iterable(waits)]):

@@ -8,12 +8,13 @@ its name is looked up or there is no memory for its body, it has its place in th
 be sent at once.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 from gateway.core.model import Lane
 from gateway.core.ratelimit import RateLimiter, RateWindow
 
-_MOST = 2**31
+_MOST = sys.maxsize
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _LAPSES_S = 600.0
 """So long after its pause a proxy that nobody has tried since counts as failing: nothing wants through it any more."""

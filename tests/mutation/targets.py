@@ -58,7 +58,9 @@ MODULES = (
     "gateway/store/sqlite/filewatch.py",
     "gateway/loops/supervisor.py",
     "gateway/loops/inflight.py",
+    "gateway/core/eventledger.py",
     "gateway/webhook/bulkhead.py",
+    "gateway/webhook/limits.py",
     "gateway/webhook/waiting.py",
     "gateway/webhook/retry.py",
     "gateway/upstream/turns.py",
@@ -99,6 +101,7 @@ TESTS = (
     "tests/unit/loops/test_happenings.py",
     "tests/unit/loops/test_proxy_faults.py",
     "tests/unit/core/test_eventledger.py",
+    "tests/unit/core/test_eventledger_bounds.py",
     "tests/unit/core/test_model.py",
     "tests/unit/core/test_ids.py",
     "tests/unit/core/test_urls.py",
@@ -212,6 +215,8 @@ _GONE_AT_NOTE = "# when the first may have lost its readers"
 _GONE_NOTE = "# the last one that has been seen to, in the order of the index"
 _FORGOTTEN = "self._gone, self._gone_at, self._locked_until = (0, 0), 0, 0"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
+_COUNTS = "key in waited_for or"
+_EXPIRED = "await self._expiry.run(now, term), max((await self._tasks.unwatch(now) - now) / 1000"
 
 EQUIVALENT = (
     Equivalent(
@@ -224,12 +229,26 @@ EQUIVALENT = (
         Equivalent(_BULKHEAD, was, now, why)
         for was, now, why in (
             ("if lanes is self._paused:", "if False:", "compares them, and finds none that is new or gone"),
+            ("return # none is new or gone", "pass # none is new or gone", "compares them, and finds so"),
             (
                 "return self._failures.get(lane, 0) >= _OPENS_AFTER",
                 "return self._failures.get(lane, 1) >= _OPENS_AFTER",
                 "one failure is as good as none",
             ),
         )
+    ),
+    *(
+        Equivalent("gateway/webhook/limits.py", was, now, "the longest pause has long been reached")
+        for was, now in (
+            ("self.failures = min(self.failures + 1, 30)", "self.failures = min(self.failures + 1, 31)"),
+            ("self.failures = min(self.failures + 1, 30)", "self.failures = min(self.failures + 1, 29)"),
+        )
+    ),
+    Equivalent(
+        "gateway/core/eventledger.py",
+        f"return {_COUNTS} (condition.told_at is not None and condition.told_at > now - _SETTLE_MS)",
+        f"return {_COUNTS} (condition.told_at is not None and (condition.told_at >= now - _SETTLE_MS))",
+        "after just that long nothing is put off any more",
     ),
     Equivalent(
         "gateway/core/urls.py",
@@ -249,6 +268,26 @@ EQUIVALENT = (
             ("self._term = 0", "self._term = 1", "that terms differ counts, not what the first one's number is"),
             ("self._replicas = 0", "self._replicas = 1", "as patient as it is from the start on"),
             ("await asyncio.sleep(0.02)", "await asyncio.sleep(0.04)", "a moment sooner or later"),
+        )
+    ),
+    *(
+        Equivalent("gateway/loops/poller.py", was, now, why)
+        for was, now, why in (
+            (
+                "self._term = 0 # the one of this round",
+                "self._term = 1 # the one of this round",
+                "each round sets it, and before the first one nothing has been learned",
+            ),
+            (
+                f"wait_s = min({_EXPIRED}, 0.001))",
+                f"wait_s = min({_EXPIRED}, 0.002))",
+                "a moment sooner or later",
+            ),
+            (
+                "if wanted and (refused or available < room):",
+                "if (refused or available < room):",
+                "none is wanted: saves reading them all to put them in an order",
+            ),
         )
     ),
     *(

@@ -4,8 +4,9 @@ from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import AsyncMock, Mock
 
+import msgspec
 import pytest
 
 from gateway.core.errors import StoreError
@@ -29,6 +30,7 @@ from tests.claims import Claiming
 from tests.lanes import claim_webhooks, fill, lane, webhook, well
 from tests.nouns import NOW
 from tests.storing import new
+from tests.virtualtime import VirtualClock, run_virtual
 
 APP = "https://app.example.com/hooks"
 
@@ -271,3 +273,23 @@ async def test_what_cannot_be_handed_over_is_given_back(store: SqliteStore, monk
     bulkhead.ended(found[0], delivered=True)
     (again,), _ = await claim_due(store.outbox, bulkhead, NOW, 4)
     assert again.receiver == usage.receiver
+
+
+def test_what_cannot_be_handed_over_is_left_alone_for_a_second() -> None:
+    """It stays due, and would be claimed again at once for as long as the database cannot be written to."""
+    usage = Usage(1, None, None, "https://app.example.com/slow")
+    limits = ReceiverLimits(lambda: 0.0, lambda url: usage if "/slow" in url else None)
+    limits.use([usage])
+    bulkhead = Bulkhead(256, limits=limits)
+    usage.begin()
+    one = msgspec.structs.replace(webhook(lane("app")), url="https://app.example.com/slow/1")
+    outbox = Mock(
+        claim=AsyncMock(return_value=([one], [], None)), hand_over=AsyncMock(side_effect=StoreError("disk I/O error"))
+    )
+
+    async def main() -> None:
+        began_s = VirtualClock().monotonic()
+        assert await claim_due(outbox, bulkhead, NOW, 4) == ([], NOW)
+        assert VirtualClock().monotonic() - began_s == 1.0
+
+    run_virtual(main())

@@ -111,6 +111,30 @@ def test_where_the_budget_is_ample_whoever_waits_longest_comes_first(limit: int,
     run_virtual(main())
 
 
+def test_where_the_budget_is_ample_each_of_many_clients_has_who_waits_longest_come_first(tmp_path: Path) -> None:
+    """Urgency decides nothing, too, where places are short because several clients share them."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport, rate=FAST)
+        await life.store.open()
+        for number in range(60):
+            for client in "abc":
+                await life.register(f"{client}{number:02}", client=client)
+            await asyncio.sleep(0.001)
+        life.timetable.urgency = lambda task: float(task.task_id[1:])  # type: ignore[method-assign]
+        await life.poller.run_once()
+        await until(lambda: life.claims == 0, step_s=0.001)
+        asked = sorted(task_id for _, task_id in upstream.asked)
+        for client in "abc":
+            its = [task_id for task_id in asked if task_id.startswith(client)]
+            assert its
+            assert its == [f"{client}{number:02}" for number in range(len(its))]
+        await life.store.close()
+
+    run_virtual(main())
+
+
 def test_a_full_house_waits_for_a_place(tmp_path: Path) -> None:
     """While as many polls as may run are in flight, the loop sleeps in place of looking all the time."""
 

@@ -177,6 +177,32 @@ def test_an_id_that_is_never_asked_about_vouches_for_no_key(tmp_path: Path) -> N
     run_virtual(main())
 
 
+def test_who_comes_just_after_a_look_for_new_tasks_waits_a_second_for_the_next(tmp_path: Path) -> None:
+    """In a refused key's pause: neither is each one looked for by itself, nor does one wait for the heartbeat."""
+
+    async def main() -> None:
+        jobs = Jobs({"bad", NEUTRAL_TASK_ID}, REFUSALS["HTTP 403"])
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=jobs.upstream, rate=AMPLE).start()
+        await life.register("bad")
+        await until(lambda: life.key.refusal is not None)
+        look, looked_s = life.poller._shares.claim_new, list[float]()
+
+        async def noted(since: int, now: int) -> list[DueTask]:
+            looked_s.append(VirtualClock().monotonic())
+            return await look(since, now)
+
+        life.poller._shares.claim_new = noted  # type: ignore[method-assign]
+        await until(lambda: len(looked_s) == 1, step_s=0.01)
+        jobs.ends_s["new"] = NEVER_S
+        await life.register("new")
+        await until(lambda: len(looked_s) == 2, step_s=0.01)
+        assert looked_s[1] - looked_s[0] == pytest.approx(1.0, abs=0.1)
+        await until(lambda: "new" in jobs.asked, limit_s=1)
+        await life.stop()
+
+    run_virtual(main())
+
+
 def test_a_pause_in_which_nothing_is_registered_is_slept_through(tmp_path: Path) -> None:
     """New tasks are looked for when one may have come: else no more often than the loop comes round anyway."""
 

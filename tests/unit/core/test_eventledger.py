@@ -1,50 +1,11 @@
 """What the operator is told of, and how often: the ledger's decisions, with time handed in."""
 
-from collections.abc import Iterable
 from itertools import pairwise
 
 import pytest
 
-from gateway.core.eventledger import (
-    CALLBACK_DEAD,
-    RECEIVER_FAILING,
-    RECEIVER_RECOVERED,
-    Died,
-    Ledger,
-    WaitingEvent,
-)
-from gateway.core.model import Lane
-
-S = 1000
-NOW = 1_777_460_000_000
-LEASE_MS = 30 * S
-
-
-def about(name: str = "a") -> dict[str, str]:
-    return {"client": "ann", "receiver": f"https://{name}.example.com"}
-
-
-def died(ids: Iterable[int], name: str = "a", at: int = NOW) -> list[Died]:
-    return [Died(f"cb_{one}", Lane(**about(name)), f"error {one}", at) for one in ids]
-
-
-def fails(ledger: Ledger, at: int, name: str = "a") -> None:
-    ledger.fails(RECEIVER_FAILING, about(name), {"count": 1, "lastError": "no"}, at)
-
-
-def recovers(ledger: Ledger, at: int, name: str = "a") -> None:
-    ledger.recovers(RECEIVER_RECOVERED, about(name), {}, at)
-
-
-def told(ledger: Ledger, until: int, since: int = NOW) -> list[tuple[str, int, WaitingEvent]]:
-    """Send what falls due until then, each the moment it is; return type, seconds since ``since`` and event."""
-    sent = []
-    while (due_at := ledger.next_due_at) is not None and due_at <= until:
-        event = ledger.claim(max(due_at, since), LEASE_MS)
-        assert event is not None
-        sent.append((event.type, (due_at - since) // S, event))
-        ledger.ended(event.id, due_at, None)
-    return sent
+from gateway.core.eventledger import CALLBACK_DEAD, RECEIVER_FAILING, RECEIVER_RECOVERED, Ledger
+from tests.ledgers import LEASE_MS, NOW, S, about, died, fails, recovers, told
 
 
 def test_callbacks_that_die_at_one_receiver_are_one_event() -> None:
@@ -64,6 +25,27 @@ def test_callbacks_that_die_at_one_receiver_are_one_event() -> None:
     assert first.id != second.id
 
 
+def test_what_waits_long_begins_its_five_minutes_when_it_is_sent() -> None:
+    """However late that is: what dies afterwards is one event again, five minutes later."""
+    ledger = Ledger()
+    ledger.died(died([1]), NOW)
+    fails(ledger, NOW + 600 * S, "b")
+    assert [(kind, at) for kind, at, _ in told(ledger, NOW + 600 * S, NOW + 600 * S)] == [
+        (CALLBACK_DEAD, -598),
+        (RECEIVER_FAILING, 0),
+    ]
+    ledger.died(died([2], at=NOW + 601 * S), NOW + 601 * S)
+    assert [(kind, at) for kind, at, _ in told(ledger, NOW + 3600 * S)] == [(CALLBACK_DEAD, 900)]
+
+
+@pytest.mark.parametrize(("length", "kept"), [(500, 500), (501, 500), (5000, 500)])
+def test_a_long_error_is_cut(length: int, kept: int) -> None:
+    """What others say fills no value: 500 characters of it are told, and that there were more."""
+    ledger = Ledger()
+    ledger.fails(RECEIVER_FAILING, about(), {"count": 1, "lastError": "x" * length}, NOW)
+    assert ledger.waiting[0].data["lastError"] == "x" * kept + "…" * (length > kept)
+
+
 def test_what_is_claimed_changes_no_more() -> None:
     """Its bytes are the same in each attempt: what dies meanwhile is in the next event."""
     ledger = Ledger()
@@ -80,6 +62,19 @@ def test_what_is_claimed_changes_no_more() -> None:
     assert ledger.error is None
     ((_, at, second),) = told(ledger, NOW + 3600 * S)
     assert (at, second.data["callbackIds"]) == (302, ["cb_2"])
+
+
+def test_what_failed_is_said_of_the_one_it_failed_for() -> None:
+    """The others are due when they were; and where no attempt was made, what the last one failed by stays."""
+    ledger = Ledger()
+    fails(ledger, NOW)
+    fails(ledger, NOW + S, "b")
+    first, other = ledger.waiting
+    ledger.failed(first.id, NOW + 60 * S, "refused")
+    assert [(one.due_at, one.attempts) for one in ledger.waiting] == [(NOW + 60 * S, 1), (NOW + S, 0)]
+    ledger.failed(other.id, NOW + 5 * S, None, counts=False)
+    assert [(one.due_at, one.attempts) for one in ledger.waiting] == [(NOW + 60 * S, 1), (NOW + 5 * S, 0)]
+    assert ledger.error == "refused"
 
 
 def test_the_words_of_the_first_attempt_stay() -> None:
@@ -144,22 +139,6 @@ def test_an_event_that_is_given_up_holds_up_what_waits_behind_it() -> None:
     assert ledger.held_up is None
 
 
-def test_of_many_receivers_most_are_one_event() -> None:
-    """Nobody wants a page for each of a thousand receivers behind one dead proxy."""
-    ledger = Ledger()
-    for n in range(1000):
-        ledger.died(died([n], f"r{n}"), NOW)
-        fails(ledger, NOW, f"r{n}")
-    events = told(ledger, NOW + 10 * S)
-    for wanted in (CALLBACK_DEAD, RECEIVER_FAILING):
-        its = [event for kind, _, event in events if kind == wanted]
-        assert len(its) == 21
-        assert [event.data["count"] for event in its if event.data["receiver"] is None] == [980]
-    recovers(ledger, NOW + 20 * S, "r999")  # nobody was told of it by name
-    recovers(ledger, NOW + 20 * S, "r1")
-    assert [kind for kind, *_ in told(ledger, NOW + 3600 * S)] == [RECEIVER_RECOVERED]
-
-
 def test_a_receiver_that_fails_and_recovers_is_told_of_twice() -> None:
     """With what died meanwhile, and since when."""
     ledger = Ledger()
@@ -175,6 +154,30 @@ def test_a_receiver_that_fails_and_recovers_is_told_of_twice() -> None:
     data = kinds[RECEIVER_RECOVERED].data
     assert data == {**about(), "failedSince": "2026-04-29T10:53:20.000Z", "dead": 3}
     assert ledger.fail() == []
+
+
+def test_what_fails_again_after_its_recovery_was_told_is_told_again() -> None:
+    """A minute after that, as somebody believes that it is well."""
+    ledger = Ledger()
+    fails(ledger, NOW)
+    told(ledger, NOW)
+    recovers(ledger, NOW + 60 * S)
+    assert [kind for kind, *_ in told(ledger, NOW + 60 * S)] == [RECEIVER_RECOVERED]
+    fails(ledger, NOW + 70 * S)
+    assert ledger.fail() == [("ann", "https://a.example.com")]
+    assert [(kind, at) for kind, at, _ in told(ledger, NOW + 3600 * S)] == [(RECEIVER_FAILING, 120)]
+
+
+def test_a_recovery_that_could_not_be_sent_for_long_is_taken_back() -> None:
+    """Where it fails again before anybody was told otherwise, however long that took."""
+    ledger = Ledger()
+    fails(ledger, NOW)
+    told(ledger, NOW)
+    recovers(ledger, NOW + 10 * S)
+    ledger.died(died([1], "other", NOW + 200 * S), NOW + 200 * S)
+    fails(ledger, NOW + 200 * S)
+    assert [event.type for event in ledger.waiting] == [CALLBACK_DEAD]
+    assert ledger.fail() == [("ann", "https://a.example.com")]
 
 
 def test_a_short_flap_is_not_told() -> None:
@@ -207,40 +210,6 @@ def test_what_flaps_for_hours_is_told_of_once_a_minute_at_most() -> None:
     assert all(one != other for one, other in pairwise(kinds))
 
 
-def test_only_so_many_wait_and_the_next_one_tells_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What there is no room for is counted; nothing grows while nobody takes the events."""
-    monkeypatch.setattr("gateway.core.eventledger._MOST_APART", 10_000)
-    ledger = Ledger()
-    for n in range(250):
-        fails(ledger, NOW, f"r{n}")
-    ledger.died(died(range(7)), NOW)
-    assert (len(ledger.waiting), len(ledger.fail()), ledger.dropped) == (200, 200, 51)
-    first = ledger.claim(NOW, LEASE_MS)
-    assert first is not None
-    assert first.data["dropped"] == 51
-    ledger.ended(first.id, NOW, None)
-    fails(ledger, NOW + S, "r249")  # what was dropped is no known condition
-    assert [event.data["receiver"] for event in ledger.waiting[-1:]] == [about("r249")["receiver"]]
-    second = ledger.claim(NOW, LEASE_MS)
-    assert second is not None
-    assert "dropped" not in second.data
-
-
-def test_what_was_known_long_ago_is_forgotten() -> None:
-    """Receivers that are gone must not fill the value for ever."""
-    ledger = Ledger()
-    fails(ledger, NOW)
-    ledger.died(died([1]), NOW)
-    told(ledger, NOW + 3600 * S)
-    assert ledger.fail() == [("ann", "https://a.example.com")]
-    fails(ledger, NOW + 91 * 86_400 * S, "b")
-    assert ledger.fail() == [("ann", "https://b.example.com")]
-    recovers(ledger, NOW + 91 * 86_400 * S, "b")
-    told(ledger, NOW + 92 * 86_400 * S)
-    recovers(ledger, NOW + 93 * 86_400 * S, "c")
-    assert ledger == Ledger()
-
-
 def test_all_that_is_still_to_happen_follows_the_wall_clock() -> None:
     """Set back by a day, an event waits no longer for it."""
     ledger = Ledger()
@@ -252,3 +221,14 @@ def test_all_that_is_still_to_happen_follows_the_wall_clock() -> None:
         (RECEIVER_FAILING, 0),
         (CALLBACK_DEAD, 2),
     ]
+
+
+def test_what_was_told_lately_follows_the_wall_clock() -> None:
+    """A flap is told a minute after the last event, by a clock that was set back meanwhile, too."""
+    ledger = Ledger()
+    fails(ledger, NOW)
+    told(ledger, NOW)
+    ledger.move(-86_400 * S)
+    back = NOW - 86_400 * S
+    recovers(ledger, back + 10 * S)
+    assert [(kind, at) for kind, at, _ in told(ledger, back + 3600 * S, back)] == [(RECEIVER_RECOVERED, 60)]

@@ -11,6 +11,8 @@ from structlog.testing import capture_logs
 from gateway.config.profilefile import parse_profile
 from gateway.core import pollhistory
 from gateway.core.clock import Moment
+from gateway.core.errors import StoreLocked
+from gateway.core.memory import SMALL
 from gateway.core.model import DueTask, Outcome, PollRecord, Settlement, TaskState
 from gateway.core.pollhistory import PastPoll, Why
 from gateway.core.telemetry import Metrics
@@ -93,6 +95,8 @@ class Answered:
         self.heard = Heard()
         self.rescheduled: list[PollRecord] = []
         self.settled: list[Settlement] = []
+        self.locked = False
+        self.pauses_s: list[float] = []
         self._owed = owed
         self._metrics = Metrics()
         parts: list[Any] = [
@@ -109,11 +113,15 @@ class Answered:
 
     async def _settle(self, settlement: Settlement) -> Sequence[str] | None:
         self.settled.append(settlement)
+        if self.locked:
+            raise StoreLocked("lock timeout")
         return self._owed
 
     async def store(self, claim: DueTask, result: PollResult) -> int | None:
-        async def pause(_: float) -> bool:
-            raise AssertionError("nothing is locked")
+        async def pause(pause_s: float) -> bool:
+            assert self.locked
+            self.pauses_s.append(pause_s)
+            return True
 
         return await self._results.store(claim, result, ASKED, pause)
 
@@ -271,6 +279,20 @@ async def test_an_end_that_is_another_replicas_to_store_counts_for_nothing() -> 
     assert [name for name, *_ in one.heard.calls] == ["forget running"]
     assert one.counted(TaskState.SUCCESS) == 0
     assert log == []
+
+
+@pytest.mark.parametrize(
+    ("size", "pauses_s"), [(2, [1, 2, 4, 8, 16, 32]), (SMALL, [1, 2, 4, 8, 16, 32]), (SMALL + 1, [])]
+)
+async def test_an_end_whose_task_is_locked_is_tried_again_for_a_minute(size: int, pauses_s: list[float]) -> None:
+    """After ever longer pauses; what is large is asked for anew, as it would fill the memory meanwhile."""
+    one = Answered()
+    one.locked = True
+    done = msgspec.structs.replace(DONE, outcome=Outcome(state=TaskState.SUCCESS, data=b"x" * size))
+    with pytest.raises(StoreLocked):
+        await one.store(AGAIN, done)
+    assert one.pauses_s == pauses_s
+    assert len(one.settled) == len(pauses_s) + 1
 
 
 async def test_an_unknown_task_is_given_up() -> None:

@@ -138,6 +138,59 @@ def test_without_a_rate_nobody_is_told_that_an_attempt_is_sent() -> None:
     assert not table.bulkhead.sends(other)
 
 
+def test_where_there_is_room_or_only_an_end_makes_some_no_time_is_told() -> None:
+    """Nobody is woken for it: else whoever waits for a place would look all the time."""
+    usage = Usage(2, (RateWindow(3, 10.0),), None)
+    assert usage.more_in_s(0.0) is None
+    usage.begin()
+    assert usage.room(0.0) == 1
+    assert usage.more_in_s(0.0) is None
+    usage.begin()
+    assert usage.room(0.0) == 0
+    assert usage.more_in_s(0.0) is None, "the window has room, the receiver has no place"
+
+
+def test_while_one_tries_a_dead_proxy_no_time_is_told() -> None:
+    """Its end says how it goes on; through one that works the rate alone tells."""
+    proxy = ProxyHealth()
+    usage = Usage(None, None, proxy)
+    pause_s = proxy.fails(100.0)
+    assert usage.more_in_s(100.0) == pytest.approx(pause_s)
+    usage.begin()
+    assert usage.more_in_s(100.0 + pause_s) is None
+    rated = Usage(None, (RateWindow(1, 10.0),), ProxyHealth())
+    rated.begin()
+    rated.sends(100.0)
+    assert rated.more_in_s(100.0) == pytest.approx(10.0)
+
+
+def test_of_several_tables_that_wait_the_first_to_have_room_is_told() -> None:
+    """Whoever has room already, or waits for an end, has no say in it."""
+    usages = [Usage(None, (RateWindow(1, window_s),), None) for window_s in (20.0, 10.0, 5.0)]
+    limits = ReceiverLimits(lambda: 100.0, lambda url: None)
+    limits.use(usages)
+    assert limits.more_in_s is None
+    for usage in usages[:2]:
+        usage.begin()
+        usage.sends(100.0)
+    assert limits.more_in_s == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize("window_s", [0.5, 1.0, 60.0])
+def test_what_is_sent_under_a_rate_says_when_there_is_room_again(window_s: float) -> None:
+    """However short its window."""
+    usage = Usage(None, (RateWindow(1, window_s),), None)
+    usage.begin()
+    assert usage.sends(100.0)
+
+
+def test_what_goes_by_no_table_stays_on_its_lane() -> None:
+    """Whatever table that lane's name goes by."""
+    usage = Usage(1, None, None, "https://a")
+    limits = ReceiverLimits(lambda: 0.0, {"https://a": usage, "https://b": None}.__getitem__)
+    assert limits.receiver_of("https://b", "https://a") == "https://a"
+
+
 def test_a_dead_proxy_is_tried_by_one_at_a_time_ever_more_seldom() -> None:
     """Its receivers' webhooks are not claimed meanwhile; one success, and all of them are again."""
     proxy = ProxyHealth()
@@ -166,6 +219,16 @@ def test_many_that_fail_at_once_are_one_failure() -> None:
     assert proxy.failures == 1
 
 
+def test_a_proxy_that_works_again_and_fails_at_once_is_paused_anew() -> None:
+    """By the shortest pause, and from then on: what was left of the last one is over with the success."""
+    proxy = ProxyHealth()
+    assert proxy.fails(0.0) == 1.0
+    proxy.works()
+    assert proxy.pause_s(0.5) == 0.0
+    assert proxy.fails(0.5) == 1.0
+    assert proxy.failures == 1
+
+
 def test_a_proxy_that_nobody_tries_any_more_fails_no_longer() -> None:
     """Where its webhooks were cancelled nothing would ever tell that it works again; until then each try tells."""
     proxy = ProxyHealth()
@@ -174,7 +237,7 @@ def test_a_proxy_that_nobody_tries_any_more_fails_no_longer() -> None:
     assert proxy.failing(pause_s + 599)
     pause_s = proxy.fails(590)
     assert proxy.failing(590 + pause_s + 599)
-    assert not proxy.failing(590 + pause_s + 601)
+    assert not proxy.failing(590 + pause_s + 600)
     proxy.fails(2000)
     assert proxy.failing(2000)
     proxy.works()
