@@ -14,7 +14,7 @@ import structlog
 from gateway.app.gateway import Changed, Gateway, longest_attempt_s
 from gateway.config import secretfile
 from gateway.config.clients import callers, open_to_all, upstream_of
-from gateway.config.settings import SETTINGS, ReceiverSettings, Settings, UpstreamSettings, database_path
+from gateway.config.settings import SETTINGS, Settings, UpstreamSettings, database_path
 from gateway.core.addresses import is_loopback_host
 from gateway.core.errors import ConfigError, GatewayError, SecretError
 
@@ -41,7 +41,10 @@ def changes(running: Settings, secret: str, new: Settings) -> Changed:
         names.append(str(secret_path))
     clients, others = _by_name(running.clients), _by_name(new.clients)
     names += [f"[clients.{name}]" for name in clients | others if clients.get(name) != others.get(name)]
-    tables, others = ({one.match: _as_written(one) for one in each.receivers} for each in (running, new))
+    # Of a table it does not matter where it stands among the others.
+    tables, others = (
+        {one.match: msgspec.structs.replace(one, place="") for one in each.receivers} for each in (running, new)
+    )
     names += [f"[[receivers]] {match}" for match in tables | others if tables.get(match) != others.get(match)]
     restart = [row.env for row in differing if row.counts == "restart"]
     old, found = _by_name(running.upstreams), _by_name(new.upstreams)
@@ -129,11 +132,6 @@ class Reloads:
 
 def _by_name(group: Sequence[Any]) -> dict[str, Any]:
     return {one.name: one for one in group}
-
-
-def _as_written(receiver: ReceiverSettings) -> ReceiverSettings:
-    """Return a table wherever it stands among the others."""
-    return msgspec.structs.replace(receiver, place="")
 
 
 def _with_key(upstream: UpstreamSettings, api_key: str | None) -> UpstreamSettings:

@@ -65,7 +65,8 @@ def _progress(callback: dict[str, Any], clock: SystemClock, trouble: str | None)
     """Say where a callback stands, in one printable line."""
     now = clock.now()
     task = callback["task"]
-    words = [f"{callback['state']} for {duration(_age_s(callback, now))}"]
+    age_s = max((now - from_iso(callback["createdAt"])) / 1000, 0.0)
+    words = [f"{callback['state']} for {duration(age_s)}"]
     if callback["state"] == "waiting":
         words.append(f"task {task['state']}, {task['polls']} polls")
     if next_step := waits_for(callback, now):
@@ -73,10 +74,6 @@ def _progress(callback: dict[str, Any], clock: SystemClock, trouble: str | None)
     error = callback["lastError"] or task["lastError"]
     words += [str(one) for one in (error, trouble) if one]
     return terminal.printable("; ".join(words))
-
-
-def _age_s(callback: dict[str, Any], now: int) -> float:
-    return max((now - from_iso(callback["createdAt"])) / 1000, 0.0)
 
 
 class _NoProgress:

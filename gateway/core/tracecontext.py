@@ -16,8 +16,6 @@ _MOST_STATE = 512
 _LONG_MEMBER = 128
 """Members longer than this are dropped first where it has more."""
 _MOST_MEMBERS = 32
-MOST = _MOST_PARENT + 1 + _MOST_STATE
-"""Characters that a trace has at most."""
 
 _PARENT = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?P<more>-.*)?"

@@ -84,10 +84,8 @@ class Lists:
         of_task = await self._registry.list_callbacks(
             client, state=state, task_id=text, before_seq=before, limit=_ROWS + 1
         )
-        return _page(of_task) if of_task or (before is not None and await self._is_task(client, text)) else None
-
-    async def _is_task(self, client: str | None, text: str) -> bool:
-        return await self._registry.get_task(client, text) is not None
+        is_task = of_task or (before is not None and await self._registry.get_task(client, text) is not None)
+        return _page(of_task) if is_task else None
 
     async def _search(self, look: Callable[[int | None], Awaitable[Looked[T]]], before: int | None) -> _Listed:
         rows: list[T] = []

@@ -22,7 +22,7 @@ from gateway.core.eventledger import (
 from gateway.core.model import Lane
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.failing import Failures
-from gateway.store import Events
+from gateway.store.eventport import Events
 from gateway.upstream.key import UpstreamKey
 
 _MOST_COUNTED = 10_000

@@ -18,7 +18,7 @@ from gateway.core.model import AttemptResult
 from gateway.core.telemetry import Metrics
 from gateway.loops.happenings import Happenings
 from gateway.loops.inflight import InFlight
-from gateway.store import Events
+from gateway.store.eventport import Events
 from gateway.webhook.eventbody import event_body, words_of
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy

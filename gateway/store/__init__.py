@@ -37,19 +37,6 @@ from gateway.core.search import Looked, Sought, Wanted
 from gateway.store.eventport import Events
 from gateway.store.proxyport import ProxyRegistry
 
-__all__ = [
-    "Choose",
-    "Claimed",
-    "Events",
-    "Housekeeping",
-    "Outbox",
-    "Registry",
-    "Standing",
-    "Store",
-    "TaskQueue",
-    "Turn",
-]
-
 Turn = Callable[[], AbstractAsyncContextManager[None]]
 """What each part of a long piece of work is done in: its caller's others may have theirs before."""
 

@@ -125,9 +125,6 @@ class Reservations:
             return self._chunk_alone
         return min((max(1, limit // _CHUNKS) for limit, _, _ in self._limiter.told()), default=0)
 
-    def _longest_ms(self) -> int:
-        return round(self._limiter.longest_s * 1000)
-
     def _is_paused(self) -> bool:
         """Whether the upstream has asked another replica to be left alone, or this one meanwhile."""
         return bool(self._replica) and self._clock.monotonic() < self._limiter.blocked_until
@@ -176,7 +173,7 @@ class Reservations:
         """Store what is spent, with so many more places; return False where another process has stored something."""
         now, steady = self._clock.now(), self._clock.monotonic()
         part = self._part(more, now, steady)
-        others = folded(self._others, now, self._longest_ms())
+        others = folded(self._others, now, round(self._limiter.longest_s * 1000))
         value = encode({**others, self._replica: part})
         try:
             stored = await self._swap(self._stored, value)
