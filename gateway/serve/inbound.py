@@ -146,8 +146,10 @@ class InboundProtocol(PacedProtocol):
         self._oversized = self._unclaimed > self.max_head_bytes
         try:
             self.feed(data)
-        except httptools.HttpParserError as exc:
-            self._refuse(_refusal(exc.__context__))
+            if self._found:
+                self._hand_on_body()
+        except (httptools.HttpParserError, MalformedRequest, MemoryError) as exc:
+            self._refuse(_refusal(exc.__context__ if isinstance(exc, httptools.HttpParserError) else exc))
             return
         # Not only heads: what a chunked body has between its parts and in its trailer is bounded by this too.
         if self._unclaimed > self.max_head_bytes:
@@ -233,18 +235,18 @@ class InboundProtocol(PacedProtocol):
             self.connections.discard(self)
             raise Unavailable(f"The gateway serves at most {self._max_connections} connections; try again.")
 
-    def on_body(self, body: bytes) -> None:
+    def _hand_on_body(self) -> None:
         self._unclaimed = 0
-        self.parts += 1
-        if len(body) < _SMALL_PART:
-            self._small_parts += 1
-            if self._small_parts > self.max_small_parts:
-                raise MalformedRequest(
-                    f"A body may come in at most {self.max_small_parts} parts below {_SMALL_PART} bytes."
-                )
-        super().on_body(body)
+        self._small_parts += sum(len(part) < _SMALL_PART for part in self._found)
+        if self._small_parts > self.max_small_parts:
+            raise MalformedRequest(
+                f"A body may come in at most {self.max_small_parts} parts below {_SMALL_PART} bytes."
+            )
+        super()._hand_on_body()
 
     def on_message_complete(self) -> None:
+        if self._found:
+            self._hand_on_body()
         self._in_body = self._in_chunks = False
         self._unclaimed = 0
         super().on_message_complete()

@@ -5,9 +5,11 @@ at, and none of it once the connection is lost. ``net.unparsed`` is what waits; 
 """
 
 import asyncio
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
+from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.server import ServerState
 
 from gateway.net.unparsed import Unparsed
 from gateway.serve.closing import ClosingProtocol
@@ -22,6 +24,13 @@ class PacedProtocol(ClosingProtocol):
     """Of bodies so far."""
     _behind: ClassVar[set[Unparsed]] = set()
 
+    def __init__(self, config: Config, server_state: ServerState, **others: Any) -> None:
+        self._found: list[bytes] = []  # of the body, in what is parsed now
+        # In the method's place, before the parser is made, which keeps it: there are a thousand of the smallest chunks
+        # in a few KiB, and with calls into the protocol for each they took four times as long.
+        self.on_body = self._found.append  # type: ignore[assignment, method-assign]
+        super().__init__(config, server_state, **others)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._unparsed = Unparsed(self, transport, self._behind)
@@ -34,6 +43,13 @@ class PacedProtocol(ClosingProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unparsed.add(data)
+
+    def _hand_on_body(self) -> None:
+        """Give the request what was found of its body, in one piece."""
+        self.parts += len(self._found)
+        body = self._found[0] if len(self._found) == 1 else b"".join(self._found)
+        self._found.clear()
+        super().on_body(body)
 
     @property
     def step(self) -> int:

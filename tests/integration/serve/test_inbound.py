@@ -142,7 +142,7 @@ async def test_no_memory_for_what_comes_is_503() -> None:
     """That is no fault of the client's."""
 
     class Full(Hasty):
-        def on_body(self, body: bytes) -> None:
+        def _hand_on_body(self) -> None:
             raise MemoryError
 
     async with served(App(), Full) as connect:
