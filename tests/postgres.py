@@ -29,6 +29,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.psql import Psql, psql
+
 __all__ = [
     "Database",
     "NotAvailable",
@@ -113,7 +115,7 @@ class NotAvailable(Exception):
 
 
 _new: dict[Path, Path] = {}
-"""By its programs, the data of a server that has never run: initdb takes a second, to copy what it makes hardly any."""
+"""By its programs, the data of a server that nobody has used: to make it takes two seconds, to copy it hardly any."""
 
 
 @atexit.register
@@ -149,6 +151,8 @@ class Server:
         """The folder has the socket and the log."""
         self.port = _free_port()
         self.process: subprocess.Popen[bytes] | None = None
+        self._kept: dict[str, Psql] = {}
+        """The superuser's own session, by the database's name."""
         self._settings = {**_SETTINGS, **settings}
         self._made_by = programs
         self._user = _other_user()
@@ -163,14 +167,16 @@ class Server:
         else:
             self.run(
                 *("initdb", "-D", str(self.data), "-U", _ADMIN, "-E", "UTF8", "--locale=C"),
-                *("--auth=trust", "--no-sync"),
+                *("--auth=trust", "--no-sync", "--wal-segsize=1"),
             )
             (self.data / "pg_hba.conf").write_text(_HBA, "utf-8")
+            self.start()
+            self.execute(_OWNERS)
+            self.stop()
             new = Path(tempfile.mkdtemp(prefix="gateway-pg-new-"))
             _copy(self.data, new / "data")
             _new[self._made_by] = new
         self.start()
-        self.execute(_OWNERS)
 
     def start(self, **settings: str) -> None:
         """Start it, and return when it takes connections; ``settings`` count until it stops."""
@@ -191,6 +197,7 @@ class Server:
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop it: SIGINT ends its sessions first, SIGTERM waits for them, SIGQUIT leaves its data to be recovered."""
+        self._let_go()
         if self.process is not None:
             self.process.send_signal(how)
             self.thaw()
@@ -199,6 +206,7 @@ class Server:
 
     def kill(self) -> None:
         """End it at once, with all that belongs to it, as a machine that is switched off does."""
+        self._let_go()
         if self.process is not None:
             os.kill(self.process.pid, signal.SIGSTOP)  # or it would start new ones
             self._signal(signal.SIGKILL)
@@ -223,7 +231,17 @@ class Server:
 
     def execute(self, sql: str, database: str = _ADMIN) -> str:
         """Run statements as the server's superuser; return what psql prints, one line for each row."""
-        return _psql(self._program("psql"), self.url(database, _ADMIN), sql)
+        return psql(self._program("psql"), self.url(database, _ADMIN), sql)
+
+    def execute_again(self, sql: str, database: str) -> None:
+        """Run what is run before many a test, and may be run twice, in a session that is kept for it."""
+        if database not in self._kept:
+            self._kept[database] = Psql(self._program("psql"), self.url(database, _ADMIN))
+        self._kept[database].run(sql)
+
+    def _let_go(self) -> None:
+        while self._kept:
+            self._kept.popitem()[1].close()
 
     def run(self, program: str, *arguments: str) -> str:
         """Run one of its programs as its user, and return what it prints."""
@@ -274,16 +292,22 @@ class Database:
 
     def execute(self, sql: str) -> str:
         """Run statements as a superuser, where there is one; return what psql prints, one line for each row."""
-        return _psql(self._psql, self._admin_url, sql)
+        return psql(self._psql, self._admin_url, sql)
 
     def empty(self) -> None:
         """End all sessions and drop everything."""
         owner = urlsplit(self.url).username or OWNER
-        self.execute(f'{_EMPTY} ALTER SCHEMA public OWNER TO "{owner}"')
+        self._execute_again(f'{_EMPTY} ALTER SCHEMA public OWNER TO "{owner}";')
 
     def empty_tables(self) -> None:
         """End all sessions, and leave the gateway's schema as one has it who has just opened an empty database."""
-        self.execute(_EMPTY_TABLES)
+        self._execute_again(_EMPTY_TABLES)
+
+    def _execute_again(self, sql: str) -> None:
+        if self.server is None:
+            self.execute(sql)
+        else:
+            self.server.execute_again(sql, self.name)
 
 
 @contextmanager
@@ -389,15 +413,6 @@ def _folder() -> Iterator[Path]:
 def _copy(source: Path, target: Path) -> None:
     """Copy a folder with its owners."""
     subprocess.run(["cp", "-a", source, target], check=True)
-
-
-def _psql(program: str, url: str, sql: str) -> str:
-    done = subprocess.run(
-        [program, "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", url],
-        input=sql, capture_output=True, text=True, timeout=_LIMIT_S, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 def _other_user() -> dict[str, Any]:

@@ -34,6 +34,22 @@ def test_each_test_finds_it_empty(postgres: Database, turn: int) -> None:
     assert "false" in _as_owner(postgres, f"SET default_transaction_read_only = off; {mine}")
 
 
+def test_the_session_that_empties_it_may_be_ended(postgres: Database) -> None:
+    """By a test, or with its process: the next one begins another, and an error of its own is told."""
+    assert postgres.server is not None
+    ours = "pid <> pg_backend_pid() AND query NOT LIKE 'autovacuum%'"
+    postgres.execute(
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND {ours}"
+    )
+    for _ in range(2):
+        postgres.execute("CREATE TABLE t ()")
+        postgres.empty()
+        assert postgres.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == "0"
+    with pytest.raises(AssertionError, match='relation "nothing" does not exist'):
+        postgres.server.execute_again("TABLE nothing;", postgres.name)
+    postgres.server.execute_again("SELECT 1;", postgres.name)
+
+
 def _as_owner(database: Database, sql: str) -> str:
     assert database.server is not None
     program = database.server.programs / "psql"
