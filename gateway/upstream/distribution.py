@@ -4,7 +4,7 @@ Owns its form and its integrals; pure. Made by ``gateway.upstream.estimate``, as
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
@@ -42,6 +42,22 @@ class Distribution:
         if age_s >= self.end_s:
             return self.area_s[-1] - self.survival[-1] * self.end_s * math.expm1((self.end_s - age_s) / self.end_s)
         return self._within(max(age_s, 0.0))[1]
+
+    def at(self, ages_s: Sequence[float]) -> tuple[list[float], list[float]]:
+        """Return the survival at each of ``ages_s`` (s, ascending from 0 or later), and its integral up to there."""
+        alive, area = [], []
+        inside = bisect_left(ages_s, self.end_s)
+        i, t1 = 0, 0.0
+        for age_s in ages_s[:inside]:
+            while t1 <= age_s:
+                i += 1
+                t0, t1, s0, s1 = self.ages_s[i - 1], self.ages_s[i], self.survival[i - 1], self.survival[i]
+            survival = s0 + (s1 - s0) * (age_s - t0) / (t1 - t0)
+            alive.append(survival)
+            area.append(self.area_s[i - 1] + (age_s - t0) * (s0 + survival) / 2)
+        alive += map(self.survival_at, ages_s[inside:])
+        area += map(self.area_at_s, ages_s[inside:])
+        return alive, area
 
     def expected_unnoticed_s(self, last_poll_age_s: float, age_s: float) -> float:
         """Return E[(age - D)+ | D > last_poll_age], D the duration: what a poll now is worth, in seconds of lag.

@@ -64,16 +64,17 @@ class _Spread(NamedTuple):
     masses: list[float]
     counts: list[float]
 
-    def at(self, values: list[float], age_s: float) -> float:
-        """Return one of both up to an age above 0."""
+    def at(self, age_s: float) -> tuple[float, float]:
+        """Return both up to an age above 0."""
+        edges, masses, counts = self
         log_age = math.log(age_s)
-        i = bisect_right(self.edges, log_age)
+        i = bisect_right(edges, log_age)
         if i == 0:
-            return 0.0
-        if i == len(self.edges):
-            return values[-1]
-        share = (log_age - self.edges[i - 1]) / (self.edges[i] - self.edges[i - 1])
-        return values[i - 1] + share * (values[i] - values[i - 1])
+            return 0.0, 0.0
+        if i == len(edges):
+            return masses[-1], counts[-1]
+        share = (log_age - edges[i - 1]) / (edges[i] - edges[i - 1])
+        return masses[i - 1] + share * (masses[i] - masses[i - 1]), counts[i - 1] + share * (counts[i] - counts[i - 1])
 
 
 class _Tail(NamedTuple):
@@ -117,17 +118,18 @@ def estimate(seen: Sightings, bases: Bases) -> Distribution:
             return 1.0, at_risk[0] if at_risk else 0.0
         i = min(bin_of(age_s), len(at_risk))
         running = at_risk[i] if i < len(at_risk) else 0.0
+        mass, count = spread.at(age_s)
         # Those that ended are taken from it where the kernels have them end.
-        running += gone[i] - spread.at(spread.counts, age_s)
-        return 1 - spread.at(spread.masses, age_s), max(running, 0.0)
+        running += gone[i] - count
+        return 1 - mass, max(running, 0.0)
 
     ages = _grid(spread, end_s)
     points = [1.0]
     known, running = real(0.0)
     expected = 1.0
-    for age in ages[1:]:
+    for age, outlive in zip(ages[1:], _outlive(bases, ages[1:]), strict=True):
         next_known, next_running = real(age)
-        next_expected = sum(weight * base.survival_at(age) for base, weight in bases) / base_total
+        next_expected = outlive / base_total
         made_up = base_total * expected
         hazard = (running * _fall(known, next_known) + made_up * _fall(expected, next_expected)) / (running + made_up)
         points.append(max(points[-1] * (1 - hazard), _LEAST_SURVIVAL))
@@ -234,8 +236,16 @@ def _grid(spread: _Spread, end_s: float) -> list[float]:
 def _end_s(bases: Bases, total: float) -> float:
     """Return the age that an eighth of the bases' tasks outlive, or the last that they tell of."""
     ages = sorted({age for base, _ in bases for age in base.ages_s})
-    passed = (age for age in ages if sum(weight * base.survival_at(age) for base, weight in bases) <= total / 8)
+    passed = (age for age, outlive in zip(ages, _outlive(bases, ages), strict=True) if outlive <= total / 8)
     return next(passed, ages[-1])
+
+
+def _outlive(bases: Bases, ages_s: Sequence[float]) -> list[float]:
+    """Return how many of the bases' tasks outlive each of these ages."""
+    tasks = [0.0] * len(ages_s)
+    for base, weight in bases:
+        tasks = [others + weight * share for others, share in zip(tasks, base.at(ages_s)[0], strict=True)]
+    return tasks
 
 
 def _fall(before: float, after: float) -> float:

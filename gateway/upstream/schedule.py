@@ -172,8 +172,7 @@ class _Solution:
         # Past the end polls are max_s apart: the lag is half of that, and each max_s that is left on average is a poll.
         ages.extend(distribution.end_s + max_s * quarter / 4 for quarter in range(1, 5))
         after_s = price_s * (1 + distribution.end_s / max_s) + max_s / 2
-        alive = [distribution.survival_at(age) for age in ages]
-        area = [distribution.area_at_s(age) for age in ages]
+        alive, area = distribution.at(ages)
         # With A the integral of S, the minimum over b is that of S(a) · b + (W(b) - A(b)): this is the bracket.
         rest = array("d", (s * after_s - a for s, a in zip(alive, area, strict=True)))
         stop = len(ages)

@@ -17,7 +17,7 @@ and however many short tasks end, what is known of long ones stays until long on
 
 import math
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -122,7 +122,9 @@ class Sightings:
                 self._bands[(number - 1) // BINS] = _Band(*band.counts())
 
 
-def _present(counts: Iterable[float], weight: float) -> dict[int, float]:
+def _present(counts: "array[float]", weight: float) -> dict[int, float]:
+    if counts.count(0.0) == len(counts):
+        return {}  # as of most bands
     return {i: round(count / weight, _DIGITS) for i, count in enumerate(counts) if count}
 
 

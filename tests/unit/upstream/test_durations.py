@@ -6,7 +6,7 @@ import random
 import pytest
 
 from gateway.upstream import durations as module
-from gateway.upstream.distribution import Distribution
+from gateway.upstream.distribution import PRIOR, Distribution
 from gateway.upstream.durations import KEPT_STREAMS, REBUILD_S, Durations, of_client, of_model
 
 MODEL = of_model("model")
@@ -77,6 +77,16 @@ def test_integrals_are_exact_where_they_are_known() -> None:
     assert hazard_per_s(distribution, 5) == pytest.approx(0.2)
     assert distribution.expected_unnoticed_s(0, 5) == pytest.approx(1.25)
     assert distribution.survival_at(-3) == 1
+
+
+def test_many_ages_at_once_are_told_what_each_is_told() -> None:
+    """To the last bit: on a point, between two, at the end, and beyond."""
+    for distribution in (PRIOR, Distribution([0.0, 2.0, 5.0], [1.0, 0.5, 0.25])):
+        ages_s = sorted({0.0, *distribution.ages_s, *(distribution.end_s * part / 7 for part in range(20))})
+        alive, area = distribution.at(ages_s)
+        assert alive == [distribution.survival_at(age_s) for age_s in ages_s]
+        assert area == [distribution.area_at_s(age_s) for age_s in ages_s]
+    assert PRIOR.at([]) == ([], [])
 
 
 def test_unnoticed_time_keeps_growing_for_a_task_that_outlives_everything() -> None:
