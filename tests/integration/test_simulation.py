@@ -210,7 +210,7 @@ def test_simulate_plays_on_after_a_seed_that_fails(
         played.append(scenario.seed)
         if scenario.seed in (8, 9):
             raise AssertionError("so it is")
-        return play(scenario)
+        return play(Scenario(scenario.seed, (("success", 0.0),), WISHES[:1], ()))  # one that ends soon
 
     monkeypatch.setattr(simulate, "play", playing)
     monkeypatch.setattr(simulate.structlog, "configure", lambda **_: None)
