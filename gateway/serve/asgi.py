@@ -8,6 +8,7 @@ runs under ``uvicorn.Server``, and has only its socket and uvicorn's settings fr
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -61,6 +62,7 @@ def server_config(app: Callable[..., Any], protocol: type[ServerProtocol], **mor
         interface="asgi3",
         lifespan="off",
         log_config=None,
+        log_level=logging.root.level,  # without one uvicorn makes two lines of each connection that nobody reads
         access_log=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_S,

@@ -143,3 +143,23 @@ async def test_a_batch_lets_others_go_on_in_between() -> None:
     assert [item async for item in paced(range(1000))] == list(range(1000))
     other.cancel()
     assert turns >= 19
+
+
+async def test_of_several_batches_one_goes_on_at_a_time() -> None:
+    """Ten of them take no longer turns than one."""
+    seen = 0
+
+    async def look() -> None:
+        nonlocal seen
+        async for _ in paced(range(500)):
+            seen += 1
+
+    batches = [asyncio.create_task(look()) for _ in range(10)]
+    await asyncio.sleep(0)  # all begin at once
+    turns = []
+    while not all(batch.done() for batch in batches):
+        before = seen
+        await asyncio.sleep(0)
+        turns.append(seen - before)
+    assert seen == 5000
+    assert sum(turns) / len(turns) < 2 * 500 / 19

@@ -218,3 +218,32 @@ async def test_what_steps_aside_has_no_place(log: Errors) -> None:
     assert (first.cancelled, second.cancelled, in_flight.count) == (False, True, 0)
     assert in_flight.idle
     assert log.lines == []
+
+
+async def test_what_a_claim_brings_is_begun_in_several_turns() -> None:
+    """Hundreds of first steps in one turn of the event loop would hold up everybody else's."""
+    in_flight = InFlight(100, asyncio.Event())
+    begun: list[int] = []
+
+    async def work(number: int) -> None:
+        begun.append(number)
+
+    for number in range(100):
+        in_flight.start(work(number), f"work-{number}")
+    turns = []
+    while in_flight.count:
+        await asyncio.sleep(0)
+        turns.append(len(begun) - sum(turns))
+    assert max(turns) == 32
+    assert begun == list(range(100))
+
+
+async def test_work_that_had_not_begun_is_drained_too() -> None:
+    """It is ended like the others, and counts no more."""
+    in_flight = InFlight(640, asyncio.Event())
+    works = [Work() for _ in range(640)]
+    for number, work in enumerate(works):
+        in_flight.start(work(), f"work-{number}")
+    await in_flight.drain(0)
+    assert in_flight.count == 0
+    assert not any(work.name for work in works[-32:])
