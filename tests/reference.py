@@ -12,6 +12,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any, get_args
 
 import msgspec
@@ -156,7 +157,8 @@ def is_log(node: Any) -> bool:
     return isinstance(node, ast.Name) and node.id == "_log"
 
 
-def events() -> dict[str, tuple[set[str], set[str]]]:
+@cache
+def events() -> Mapping[str, tuple[set[str], set[str]]]:
     """Return the levels and the fields of each event that the package logs."""
     found: dict[str, tuple[set[str], set[str]]] = defaultdict(lambda: (set(), set()))
     for path in (ROOT / "gateway").rglob("*.py"):

@@ -88,7 +88,12 @@ def breaches(module: str, source: str) -> list[str]:
             found.append(f"{module}:{node.lineno} {node.name} has {lines} lines: {MOST_OF_A_FUNCTION} are enough")
         if isinstance(node, ast.ImportFrom) and node.level:
             found.append(f"{module}:{node.lineno} imports relatively: write the whole name, its direction shows")
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "print" and folder(module) != "cli":
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "print"
+            and folder(module) != "cli"
+        ):
             found.append(f"{module}:{node.lineno} prints: log it, or leave it to cli")
         if not stands_in(module, KNOWS_IPADDRESS) and "ipaddress" in imported_modules(node):
             found.append(f"{module}:{node.lineno} imports ipaddress: ask gateway.core.addresses")
@@ -117,9 +122,9 @@ def ambient(node: ast.AST) -> str | None:
     elif isinstance(node, ast.ImportFrom):
         names = [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
     elif isinstance(node, ast.Attribute):
-        names = [".".join(ast.unparse(node).split(".")[-2:])]
+        names = [two_names(node)]
     elif isinstance(node, ast.Call):
-        names = [f"{ast.unparse(node.func)}()"]
+        names = [f"{two_names(node.func)}()"]
     # The type of a source of chance that is handed in may be named; one may not be made, nor the shared one asked.
     return next(
         (
@@ -130,6 +135,14 @@ def ambient(node: ast.AST) -> str | None:
         ),
         None,
     )
+
+
+def two_names(node: ast.expr) -> str:
+    """Return a node's last two names, joined by a dot as in the source."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
+        of = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+        return f"{of}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 MODULES = {
