@@ -118,6 +118,7 @@ TESTS = (
     "tests/unit/loops/test_pollshares.py",
     "tests/integration/loops/test_pollshares.py",
     "tests/unit/store/test_writer.py",
+    "tests/unit/store/test_writer_recovers.py",
     "tests/unit/store/test_writes.py",
     "tests/integration/loops/test_claim_due.py",
     "tests/integration/loops/test_clock_steps.py",
@@ -175,6 +176,7 @@ TESTS = (
     "tests/integration/store/test_read_ends.py",
     "tests/integration/store/test_events.py",
     "tests/integration/store/test_records.py",
+    "tests/integration/store/test_attempt_log.py",
     "tests/integration/store/test_outbox.py",
     "tests/integration/store/test_housekeeping.py",
     "tests/integration/store/test_replicas.py",
@@ -230,6 +232,16 @@ EQUIVALENT = (
         for was, now, why in (
             ("if lanes is self._paused:", "if False:", "compares them, and finds none that is new or gone"),
             ("return # none is new or gone", "pass # none is new or gone", "compares them, and finds so"),
+            (
+                "return bool(self._paused) and holds_back(self._paused, lane) is not None",
+                "return (holds_back(self._paused, lane) is not None)",
+                "none of no lanes does: saves looking",
+            ),
+            (
+                "if attempt.usage is None or self._limits is None or attempt.sent:",
+                "if (attempt.usage is None or attempt.sent):",
+                "without limits none has a usage",
+            ),
             (
                 "return self._failures.get(lane, 0) >= _OPENS_AFTER",
                 "return self._failures.get(lane, 1) >= _OPENS_AFTER",
@@ -287,6 +299,39 @@ EQUIVALENT = (
                 "if wanted and (refused or available < room):",
                 "if (refused or available < room):",
                 "none is wanted: saves reading them all to put them in an order",
+            ),
+        )
+    ),
+    Equivalent(
+        "gateway/loops/expiry.py",
+        "self._locked = {seq: until for seq, until in self._locked.items() if until > steady}",
+        "self._locked = {seq: until for seq, until in self._locked.items() if (until >= steady)}",
+        "no round comes at just that instant, or the next one does it",
+    ),
+    Equivalent(
+        "gateway/loops/expiry.py",
+        "traces = () if tracing is None else await self._tasks.traces(task.seq)",
+        "traces = () if False else await self._tasks.traces(task.seq)",
+        "without spans nobody looks at them: saves reading",
+    ),
+    Equivalent(
+        _OUTBOX,
+        "if interrupted := [one for one in items if one.attempt.result is AttemptResult.INTERRUPTED]:",
+        "if interrupted := [one for one in items if True]:",
+        "of the others none is deleted: saves a statement",
+    ),
+    *(
+        Equivalent(_REGISTRY, was, now, why)
+        for was, now, why in (
+            (
+                "counted = self._sql.COUNT_PENDING_LANES if held else self._sql.COUNT_PENDING",
+                "counted = self._sql.COUNT_PENDING_LANES if True else self._sql.COUNT_PENDING",
+                "comes to the same: saves telling lanes apart",
+            ),
+            (
+                '_, oldest_due_at = owed.get("", (0, None))',
+                '_, oldest_due_at = owed.get("", (1, None))',
+                "how many they are is not looked at",
             ),
         )
     ),

@@ -275,6 +275,17 @@ async def test_what_cannot_be_handed_over_is_given_back(store: SqliteStore, monk
     assert again.receiver == usage.receiver
 
 
+async def test_who_hands_over_is_told_that_it_failed(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And has no claim any more: it is due on its own lane again."""
+    (one,) = await owed(store, APP)
+    (claimed,), _ = await claim_webhooks(store, NOW, 9)
+    monkeypatch.setattr(store._writer, "submit", AsyncMock(side_effect=StoreError("disk I/O error")))
+    with pytest.raises(StoreError):
+        await store.outbox.hand_over([(claimed, f"{claimed.receiver}/hooks")])
+    (again,), _ = await claim_webhooks(store, NOW, 9)
+    assert (again.id, again.receiver) == (one.id, claimed.receiver)
+
+
 def test_what_cannot_be_handed_over_is_left_alone_for_a_second() -> None:
     """It stays due, and would be claimed again at once for as long as the database cannot be written to."""
     usage = Usage(1, None, None, "https://app.example.com/slow")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Container, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,33 @@ def test_an_expired_task_that_is_locked_holds_up_no_poll(
         monkeypatch.undo()
         await asyncio.sleep(11)
         assert (await life.look(locked)).state is CallbackState.PENDING
+        await life.stop()
+
+    clock = VirtualClock()
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("write", ["settle", "poll_now"])
+def test_an_expired_task_that_is_locked_is_left_alone_for_eight_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    """Each try may hold up the one writer: there is none in each round."""
+
+    async def reply(_: str) -> PollResult:
+        return RUNS
+
+    async def main() -> None:
+        life = await Life(tmp_path / "db", clock, upstream=ScriptedUpstream(reply), min_s=60.0, max_s=60.0).start()
+        tries: list[float] = []
+
+        async def locked(*_: object) -> None:
+            tries.append(clock.monotonic())
+            raise StoreLocked("lock timeout")
+
+        monkeypatch.setattr(life.store.tasks, write, locked)
+        await life.register("t", timeout_s=5)
+        await until(lambda: len(tries) == 5, limit_s=60)
+        assert all(7.9 < later - earlier < 9.1 for earlier, later in pairwise(tries)), "a round is made each second"
         await life.stop()
 
     clock = VirtualClock()

@@ -86,6 +86,45 @@ def test_how_long_a_last_poll_is_waited_for(
     assert run_virtual(main()) == instant(expired_by_s)
 
 
+def test_a_last_poll_that_fails_is_made_again_when_it_may_be(tmp_path: Path) -> None:
+    """An upstream that asks to be left alone is, though the task's time has passed: the grace ends unanswered."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        life = await Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport).start()
+        callback = await life.register("t", timeout_s=40)
+        await asyncio.sleep(39)
+        upstream.script = [said(503, b"", retry_after="300")]
+        await asyncio.sleep(40)
+        assert len([at for at in upstream.times if at > 39]) == 1
+        assert (await life.look(callback)).state is CallbackState.PENDING
+        await life.stop()
+
+    run_virtual(main())
+
+
+def test_whoever_takes_over_gives_up_what_was_asked_about_and_asks_no_more(tmp_path: Path) -> None:
+    """That the task runs is known since its callback's time has passed; another callback of it waits as ever."""
+
+    async def main() -> None:
+        upstream = Upstream(running)
+        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
+        await life.store.open()
+        callbacks = [await life.register("t", url=f"https://{s}.example/", timeout_s=s) for s in (40, 4000)]
+        await asyncio.sleep(41)
+        await life.poller.run_once()
+        await until(lambda: life.claims == 0, step_s=0.001)
+        life.poller._expiry.begin()
+        await life.poller.run_once()
+        await until(lambda: life.claims == 0, step_s=0.001)
+        assert len(upstream.times) == 1
+        states = [(await life.look(one)).state for one in callbacks]
+        assert states == [CallbackState.PENDING, CallbackState.WAITING]
+        await life.store.close()
+
+    run_virtual(main())
+
+
 def test_a_result_at_the_last_moment_counts(tmp_path: Path) -> None:
     """Where the last poll fails, and the one after it brings the result, the callback gets the result."""
 

@@ -276,6 +276,7 @@ async def test_what_goes_wrong(start: Any) -> None:
     await world.gateway.client.post("/v1/callbacks", json=asked, headers=PARENT)
     (settlement,) = await world.spans("settle")
     assert (settlement.trace_id, settlement.attributes["gateway.task.state"]) == (TRACE, "abandoned")
+    assert settlement.attributes["gateway.callbacks"] == 1
     attempt = (await world.spans("POST"))[0]
     assert (attempt.attributes["error.type"], attempt.failed) == ("refused", True)
     assert "http.response.status_code" not in attempt.attributes

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from structlog.testing import capture_logs
 
 from gateway.core.memory import SMALL
 from gateway.core.model import (
@@ -341,6 +342,16 @@ async def test_only_of_an_emptied_lane_nobody_need_be_told(
     assert [one.id for one in due] == [made.id]
     assert emptied == ([] if comes else [its])
     assert next_due_at == (NOW + 5 if comes else None)
+
+
+async def test_an_attempt_that_counts_is_nothing_to_tell_of(store: Store) -> None:
+    """Stale writes and events without room are told and counted; what is recorded as it should be is neither."""
+    await brought_to(store, CallbackState.PENDING)
+    due = await claim(store)
+    with capture_logs() as log:
+        await store.outbox.record(attempt_of(due, AttemptResult.DELIVERED))
+    assert log == []
+    assert (store.outbox.stale_writes, store.outbox._events.dropped) == (0, 0)
 
 
 async def test_a_webhook_that_is_handed_over_is_due_on_the_other_lane(store: Store) -> None:

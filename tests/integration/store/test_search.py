@@ -180,3 +180,28 @@ async def test_the_dead_are_told_apart_by_their_urls(store: Store, monkeypatch: 
         assert await registry.redeliver_dead(None, 0, last, NOW + 10_000, receiver=sought(url)) == done
         assert await count(url) == 0
     assert await registry.count_dead(None, 0, last) == 2
+
+
+async def test_what_others_have_redelivered_meanwhile_counts_for_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that were found dead one is gone by then, and one delivers again already."""
+    for n in range(3):
+        await settle(store, await registered(store, new(f"task-{n}")))
+    for due in (await claim_webhooks(store, NOW, 9))[0]:
+        await store.outbox.record(attempt_of(due, AttemptResult.DEAD, at=NOW))
+    registry = store.registry
+    redeliver, asked = registry.redeliver, list[str]()
+
+    async def late(client: str | None, callback_id: str, now: int) -> object:
+        asked.append(callback_id)
+        if len(asked) == 1:
+            return None
+        if len(asked) == 2:
+            await redeliver(client, callback_id, now)
+        return await redeliver(client, callback_id, now)
+
+    monkeypatch.setattr(registry, "redeliver", late)
+    found = sought("https://app.example.com/")
+    assert await registry.redeliver_dead(None, 0, NOW * 2, NOW + 10_000, receiver=found) == 1
+    assert len(asked) == 3

@@ -2,9 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Sequence
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Collection, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,43 +10,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreDefect, StoreError, StoreLocked, StoreRefused, StoreUnsure
-from gateway.store.engine import Blame, Run, Touched, Work
-from gateway.store.sqlite.database import Database
-from gateway.store.sqlite.engine import SqliteEngine, drive
+from gateway.store.engine import Run, Touched, Work
 from gateway.store.writer import Writer
 from gateway.store.writes import Kind
-
-engine = SqliteEngine(Database(Path("unused")))
-blame, no_locks = engine.blame, engine.lock_all
-
-
-class Transactions:
-    """Runs what the writer commits; ``failing`` are raised first instead, one each, as soon as ``go_on`` is set."""
-
-    def __init__(self, *failing: Exception) -> None:
-        self.batches: list[Sequence[Any]] = []
-        self.hasty: list[bool] = []
-        self.begun = asyncio.Event()
-        self.go_on = asyncio.Event()
-        self._failing = list(failing)
-
-    async def __call__(self, make: Callable[[], Work[Any]], *, hasty: bool = False) -> Any:
-        self.begun.set()
-        self.hasty.append(hasty)
-        if self._failing:
-            failing = self._failing.pop(0)
-            await self.go_on.wait()
-            raise failing
-        with closing(sqlite3.connect(":memory:")) as db:
-            db.execute("CREATE TABLE written (item)")
-            before = db.total_changes
-            return drive(db, make()), db.total_changes > before
-
-    def apply(self, items: Sequence[Any]) -> Work[Sequence[Any]]:
-        if items != ["nothing"]:
-            yield Run("INSERT INTO written VALUES (1)")
-        self.batches.append(list(items))
-        return items
+from tests.transactions import Transactions, blame, no_locks, others_blame
 
 
 @pytest.fixture
@@ -236,10 +201,6 @@ async def test_one_writes_fault_is_its_own(fault: Exception | str, told: type[St
     await writer.close()
 
 
-def others_blame(exc: Exception) -> Blame:
-    return Blame.LOCKS if isinstance(exc, StoreLocked) else blame(exc)
-
-
 async def test_somebody_elses_lock_fails_who_wants_it() -> None:
     """In ever smaller parts, which wait for a moment only: all others are written, and the database is well."""
 
@@ -333,71 +294,6 @@ async def test_the_databases_trouble_is_everybodys(trouble: Exception) -> None:
     assert writer.failing is not None, "what writes nothing needs no room"
     assert await writer.submit(kind, 5) == 5
     assert writer.failing is None
-    await writer.close()
-
-
-async def test_a_trouble_that_lasts_is_told_once() -> None:
-    """However many writes meet it: it is told again where it is another, or has come back; its end is told, too."""
-    full, gone = sqlite3.OperationalError("database or disk is full"), sqlite3.OperationalError("disk I/O error")
-    transactions = Transactions(full, full, gone, gone)
-    transactions.go_on.set()
-    kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions, blame, no_locks)
-    writer.start()
-    with capture_logs() as log:
-        for _ in range(4):
-            with pytest.raises(StoreError):
-                await writer.submit(kind, 1)
-        assert await writer.submit(kind, 1) == 1
-        transactions._failing.append(gone)
-        with pytest.raises(StoreError):
-            await writer.submit(kind, 1)
-    assert [line.get("error", line["event"]) for line in log] == [
-        "OperationalError: database or disk is full",
-        "OperationalError: disk I/O error",
-        "store.recovered",
-        "OperationalError: disk I/O error",
-    ]
-    await writer.close()
-
-
-async def test_what_fails_now_and_then_has_recovered_once_nothing_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a disk that is nearly full large writes fail between small ones: that is told, and its end, and no more."""
-    now_s = 1000.0
-    due: list[tuple[float, Callable[[], object]]] = []
-
-    class Handle:
-        def cancel(self) -> None:
-            due.clear()
-
-    def call_later(delay_s: float, call: Callable[[], object]) -> Handle:
-        due.append((now_s + delay_s, call))
-        return Handle()
-
-    loop = asyncio.get_running_loop()
-    monkeypatch.setattr("gateway.store.writer._GATHER_S", 0.0)
-    monkeypatch.setattr(loop, "time", lambda: now_s)
-    monkeypatch.setattr(loop, "call_later", call_later)
-    transactions = Transactions()
-    transactions.go_on.set()
-    kind = Kind("some", transactions.apply)
-    writer = Writer((kind,), transactions, blame, no_locks)
-    writer.start()
-    with capture_logs() as log:
-        for _ in range(20):
-            transactions._failing.append(sqlite3.OperationalError("database or disk is full"))
-            with pytest.raises(StoreError):
-                await writer.submit(kind, 1)
-            now_s += 1
-            assert await writer.submit(kind, 1) == 1
-            now_s += 5
-        assert writer.failing == "some writes fail: database or disk is full"
-        ((at, recovers),) = due
-        assert at == now_s - 5 + 30
-        recovers()
-    assert writer.failing is None
-    failed, recovered = "store.write_failed", "store.recovered"
-    assert [line["event"] for line in log] == [failed, recovered, failed, recovered]
     await writer.close()
 
 

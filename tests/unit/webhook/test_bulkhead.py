@@ -245,6 +245,19 @@ def test_a_resumed_lane_comes_back_as_somebody_new() -> None:
     assert bulkhead.shares(256) == [], "nothing had fallen due on the other"
 
 
+def test_a_pause_is_nothing_to_whom_it_is_not_about() -> None:
+    """A lane that is not paused stays as well as it was; so does one that stays paused, whatever else is."""
+    bulkhead = Bulkhead(256)
+    well(bulkhead, A, B, C)
+    for paused in ({A}, {A, B}, {A}):
+        bulkhead.pause(frozenset(paused))
+    claimed = [webhook(A) for _ in range(9)]
+    assert all(bulkhead.admit(one) for one in claimed), "what was claimed before is sent"
+    bulkhead.wait(C)
+    ((_, room, _),) = bulkhead.shares(256)
+    assert room > 32
+
+
 def test_what_waited_when_its_lane_was_paused_begins_when_it_is_resumed() -> None:
     """Nobody tells of it a second time: it stood in line, or waited until retries have a place."""
     bulkhead = Bulkhead(8)
