@@ -109,8 +109,8 @@ Receiver = Annotated[
         min_length=1,
         max_length=2048,
         description="A URL: only those whose callback URLs begin with it, by whole segments of the path; no query "
-        "counts. Another text: only those of receivers with it in their name, which is scheme, host and port of a "
-        "callback URL, or the `match` of the table [[receivers]] that it went by.",
+        "counts. Another text, which may have no path: only those of receivers with it in their name, which is scheme, "
+        "host and port of a callback URL, or the `match` of the table [[receivers]] that it went by.",
     ),
 ]
 DryRun = Annotated[bool, msgspec.Meta(description="Only say how many there are; redeliver none.")]

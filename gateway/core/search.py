@@ -14,6 +14,8 @@ from gateway.core.urls import begins_with, cached_by_url, prefix_of
 T = TypeVar("T")
 
 _IS_URL = re.compile("https?://[^/]", re.IGNORECASE)
+_SCHEME = re.compile("([^/]*:)?//")
+_HOST_OF = re.compile(r"(?:https?://)?([\w-]+[.:][\w.:-]+|\[[0-9a-f:.]+\](?::\d+)?)/+[^/]", re.IGNORECASE)
 _prefix_of = cached_by_url(prefix_of)
 
 
@@ -62,9 +64,17 @@ class Sought(NamedTuple):
 def sought(text: str) -> Sought:
     """Return what somebody has written: how callbacks' URLs begin, else a part of receivers' names.
 
-    Raises ValueError for a URL that cannot be read.
+    Raises ValueError for a URL that cannot be read, and for what could only be a part of one: it would mean nobody.
     """
     if not _IS_URL.match(text):
+        scheme = _SCHEME.match(text)
+        if scheme is not None and not any(f"{one}://".endswith(scheme[0].lower()) for one in ("http", "https")):
+            raise ValueError("begins with neither http:// nor https://: write how callback URLs begin, or a host alone")
+        if re.search(r"/[^/]|[?#]", text[scheme.end() if scheme else 0 :]):
+            raise ValueError(
+                "has a path and no scheme: write how callback URLs begin, such as https://app.example.com/hooks, "
+                "or a host alone"
+            )
         return Sought(text)
     try:
         receiver, segments = prefix_of(text)
@@ -73,3 +83,12 @@ def sought(text: str) -> Sought:
     while segments and not segments[-1]:  # a slash at its end
         segments = segments[:-1]
     return Sought(f"{receiver}/", segments)
+
+
+def host_of(text: str) -> str | None:
+    """Return host and port of what looks like a URL with a path, with a scheme or without; None for another text.
+
+    Receivers' names have no path, but for those of tables: who looks for a callback by its URL finds it by these.
+    """
+    found = _HOST_OF.match(text)
+    return None if found is None else found[1]

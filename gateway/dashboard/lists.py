@@ -14,7 +14,7 @@ from itsdangerous import BadSignature, URLSafeSerializer
 from gateway.core.clock import Clock
 from gateway.core.errors import InvalidRequest
 from gateway.core.model import Callback, CallbackState, Task, TaskState
-from gateway.core.search import Looked, Wanted
+from gateway.core.search import Looked, Wanted, host_of
 from gateway.core.telling import told
 from gateway.dashboard.asked import Asked, Shown, one_of, text_of
 from gateway.dashboard.parts import PageParts
@@ -110,6 +110,7 @@ class Lists:
             "first": "before" not in asked.query,
             "kept": kept,
             "upstreams": upstreams,
+            "host": host_of(kept.get("q", "")),
             **more,
         }
         return Shown(f"{name}.html", name, context)

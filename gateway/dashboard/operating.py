@@ -9,6 +9,7 @@ from gateway.config.databaseurl import without_password
 from gateway.config.receivers import told
 from gateway.config.settings import SETTINGS, ClientSettings, Settings, written
 from gateway.core.errors import Forbidden
+from gateway.core.search import host_of
 from gateway.dashboard.actions import notice
 from gateway.dashboard.asked import Asked, Shown, text_of
 from gateway.dashboard.facts import Paused, ReceiverFacts
@@ -46,6 +47,7 @@ class Operating:
             "rows": known[:_MOST_RECEIVERS],
             "count": len(known),
             "text": text or "",
+            "host": host_of(text or ""),
             "notice": notice(asked, self._paused(asked)),
         }
         return Shown("receivers.html", "receivers", context)

@@ -227,7 +227,7 @@ def parse_allow(text: str) -> tuple[AllowEntry, ...]:
 
 def _parse_entry(entry: str) -> AllowEntry:
     host, port_text = entry, ""
-    if "://" in entry:
+    if "://" in entry or re.match(r"[^\[/][^/]*/(?!\d)", entry):
         raise ValueError("write the host alone, without a scheme or a path")
     if entry.startswith("["):
         host, bracket, rest = entry[1:].partition("]")

@@ -97,6 +97,7 @@ async def test_for_scripts(world: Any, tmp_path: Path) -> None:
         (("--state", "dead", "--since", "2026-11-23T10:00:00"), "with its zone"),
         (("--state", "dead", "--since", "999999999d"), "before 1970"),
         (("--state", "dead", "--receiver", "http://[::1"), "--receiver"),
+        (("--state", "dead", "--receiver", "app.example.com/hooks"), "has a path and no scheme: write how callback"),
     ],
 )
 async def test_words_that_do_not_go_together(tmp_path: Path, words: tuple[str, ...], expected: str) -> None:

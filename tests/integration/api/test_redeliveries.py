@@ -82,12 +82,15 @@ async def test_bad_redeliveries(api: httpx.AsyncClient) -> None:
         ({"state": "dead", "since": "2026-02-30T00:00:00Z"}, "since"),
         ({"state": "dead", "client": "A b"}, "client"),
         ({"state": "dead", "receiver": "https://[::1/hooks"}, "receiver"),
+        ({"state": "dead", "receiver": "app.example.com/hooks"}, "receiver"),
     ):
         answer = await api.post("/v1/redeliveries", json=members)
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, field)
     told = (await api.post("/v1/redeliveries", json={"state": "delivered"})).json()["detail"]
     assert told == 'state: must be "dead": callbacks in another state are redelivered one by one'
     assert (await api.post("/v1/redeliveries", json={"state": "dead"})).json() == {"count": 0}
+    answer = await api.post("/v1/redeliveries", json={"state": "dead", "dryRun": True, "receiver": "app.example.com/a"})
+    assert answer.json()["detail"].startswith("receiver: has a path and no scheme: write how callback URLs begin")
 
 
 async def test_some_of_the_dead_are_counted_and_redelivered(

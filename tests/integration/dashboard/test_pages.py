@@ -95,6 +95,9 @@ async def test_all_that_died_are_redelivered_at_once(world: World) -> None:
     assert f"3 callbacks to {world.hooks_url} died then" in await world.visitor.page(named)
     assert "No callback died then" in await world.visitor.page(f"{named}/other")
     assert (await world.visitor.get("/dashboard/redeliver?receiver=https://[::1/hooks")).status_code == 422
+    answer = await world.visitor.get(f"/dashboard/redeliver?receiver={world.hooks_url.removeprefix('http://')}")
+    told = "The receiver has a path and no scheme: write how callback URLs begin, such as https://app.example.com/hooks"
+    assert (answer.status_code, told in world.visitor.text(answer)) == (422, True)
     world.hooks.answer = 204, ""
     form = (await world.visitor.get("/dashboard/redeliver")).text
     fields = dict(re.findall(r'type="hidden" name="(since|until|csrf)" value="([^"]*)"', form))
@@ -199,7 +202,10 @@ async def test_lists_are_filtered_searched_and_paged(world: World, monkeypatch: 
     callback = (await registry.list_callbacks(None, state=None, task_id="never-3", before_seq=None, limit=1))[0]
     assert await all_pages(f"/dashboard/callbacks?q={callback.id}") == ["never-3"]
     assert (await world.visitor.get("/dashboard/callbacks?before=made-up")).status_code == 422
-    assert "Nothing is as asked" in await world.visitor.page("/dashboard/callbacks?q=no-such")
+    assert (await world.visitor.page("/dashboard/callbacks?q=no-such")).endswith("Nothing is as asked.")
+    for page in ("callbacks", "receivers"):
+        text = await world.visitor.page(f"/dashboard/{page}?q=https://shop.example.com:8443/hooks/7")
+        assert "not by the paths of URLs: look for shop.example.com:8443 ." in text
 
 
 async def test_a_task_that_nobody_polls_says_so(world: World) -> None:

@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from gateway.core.model import AttemptResult, Callback, CallbackState, TaskState
-from gateway.core.search import Looked, Wanted, sought
+from gateway.core.search import Looked, Sought, Wanted, sought
 from gateway.store import Store, searching
 from tests.lanes import claim_webhooks
 from tests.storing import FAIL, NOW, attempt_of, brought_to, new, registered, settle
@@ -165,8 +165,8 @@ async def test_the_dead_are_told_apart_by_their_urls(store: Store, monkeypatch: 
         await store.outbox.record(attempt_of(due, AttemptResult.DEAD, at=NOW))
     registry, last = store.registry, NOW * 2
 
-    async def count(receiver: str, client: str | None = None) -> int:
-        return await registry.count_dead(client, 0, last, sought(receiver))
+    async def count(receiver: str | Sought, client: str | None = None) -> int:
+        return await registry.count_dead(client, 0, last, sought(receiver) if isinstance(receiver, str) else receiver)
 
     below = {"/a": 3, "/a/": 3, "/a/1": 1, "/a/1/x": 0, "/ab": 2, "/b": 0, "": 6, "/": 6, ":8443": 1, ":8443/a": 1}
     assert {path: await count(host + path) for path in below} == below
@@ -174,11 +174,13 @@ async def test_the_dead_are_told_apart_by_their_urls(store: Store, monkeypatch: 
     assert await count("http://h.example.com/a") == 0
     assert (await count(f"{host}/a", "ann"), await count(f"{host}/a", "nobody")) == (2, 0)
     names = {"h.example.com/a": 3, "h.example.com/a/": 2, "/ab": 1, "h.example.com": 8, "h.example.com/": 6}
-    assert {text: await count(text) for text in names} == names, "a text that is no URL is a part of a name"
-    for url, done in ((f"{host}/a", 3), ("h.example.com/ab", 1), (f"{host}/ab", 1), (f"{host}/", 1), (host, 0)):
-        assert await count(url) == done
-        assert await registry.redeliver_dead(None, 0, last, NOW + 10_000, receiver=sought(url)) == done
-        assert await count(url) == 0
+    assert {text: await count(Sought(text)) for text in names} == names, "a text that is no URL is a part of a name"
+    part = Sought("h.example.com/ab")
+    for meant, done in ((sought(f"{host}/a"), 3), (part, 1), (sought(f"{host}/ab"), 1), (sought(f"{host}/"), 1)):
+        assert await count(meant) == done
+        assert await registry.redeliver_dead(None, 0, last, NOW + 10_000, receiver=meant) == done
+        assert await count(meant) == 0
+    assert await count(host) == 0
     assert await registry.count_dead(None, 0, last) == 2
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.search import Sought, sought
+from gateway.core.search import Sought, host_of, sought
 
 
 @pytest.mark.parametrize(
@@ -11,8 +11,11 @@ from gateway.core.search import Sought, sought
         ("https://APP.example.com:443", Sought("https://app.example.com/")),
         ("Http://app.example.com:8080//", Sought("http://app.example.com:8080/")),
         ("https://app.example.com/%68ooks/./x/?order=7#top", Sought("https://app.example.com/", ("hooks", "x"))),
-        ("app.example.com/hooks", Sought("app.example.com/hooks")),
+        ("app.example.com/", Sought("app.example.com/")),
+        ("app.example.com:8443", Sought("app.example.com:8443")),
+        ("//app.example.com/", Sought("//app.example.com/")),
         ("https://", Sought("https://")),
+        ("http:", Sought("http:")),
         ("App", Sought("App")),
     ],
 )
@@ -26,6 +29,53 @@ def test_a_url_that_cannot_be_read(text: str) -> None:
     """It is refused: as a part of a name it would mean nobody."""
     with pytest.raises(ValueError, match=r"^is no URL that can be read$"):
         sought(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "app.example.com/hooks",
+        "app.example.com:8443/hooks",
+        "//app.example.com/hooks",
+        "/hooks",
+        "localhost//hooks/",
+        "[::1]:9/hooks",
+        "app.example.com?order=7",
+        "app.example.com/#top",
+        "https:///hooks",
+        "app/h",
+    ],
+)
+def test_a_path_without_a_scheme_is_refused(text: str) -> None:
+    """No receiver's name has it, so that it would mean nobody, in silence; what to write instead is said."""
+    with pytest.raises(ValueError, match=r"^has a path and no scheme: write .* https://app\.example\.com/hooks"):
+        sought(text)
+
+
+@pytest.mark.parametrize("text", ["ftp://app.example.com", "htps://app.example.com/hooks", "postgresql://app"])
+def test_another_scheme_is_refused(text: str) -> None:
+    """No callback goes there."""
+    with pytest.raises(ValueError, match=r"^begins with neither http:// nor https://: write "):
+        sought(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host"),
+    [
+        ("https://app.example.com/hooks/7", "app.example.com"),
+        ("app.example.com:8443/hooks", "app.example.com:8443"),
+        ("HTTP://localhost:9/hooks", "localhost:9"),
+        ("https://[::1]:9/hooks", "[::1]:9"),
+        ("app.example.com/", None),
+        ("https://app.example.com", None),
+        ("orderId=7", None),
+        ("a/b", None),
+        ("", None),
+    ],
+)
+def test_the_host_of_a_url_is_what_its_callbacks_are_found_by(text: str, host: str | None) -> None:
+    """A list looks for a text in names, which have no path; other texts are left."""
+    assert host_of(text) == host
 
 
 @pytest.mark.parametrize(

@@ -376,6 +376,9 @@ def test_bad_entry_is_named(entry: str) -> None:
         ("[::ffff:10.0.0.1/96]:443", "write a network with its first address, such as 10.0.0.0/8"),
         ("10.0.0.0/33", "write an address such as 10.1.2.3, or a network such as 10.0.0.0/8"),
         ("fd00::1::2", "write an address such as 10.1.2.3, or a network such as 10.0.0.0/8"),
+        ("app.example.com/hooks", "write the host alone, without a scheme or a path"),
+        ("app.example.com:8443/", "write the host alone, without a scheme or a path"),
+        ("cafe.be/f00", "write the host alone, without a scheme or a path"),
     ],
 )
 def test_bad_entry_gets_advice(entry: str, advice: str) -> None:
