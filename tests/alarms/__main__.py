@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from tests.alarms.faults import FAULTS
 from tests.alarms.play import play_day, play_fault
+from tests.printing import report_output
 
 
 def main() -> int:
@@ -42,4 +43,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with report_output():
+        sys.exit(main())

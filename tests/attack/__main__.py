@@ -17,6 +17,7 @@ import uvloop
 
 from tests.attack.harness import LIMIT_BYTES, MOST_TIMES_CALM, Run, play
 from tests.attack.hostile import ATTACKERS
+from tests.printing import report_output
 
 _CALM_S = 30.0
 _AT_ONCE = 11  # all at once fill a processor with requests, which says nothing of what holds up whom
@@ -79,4 +80,5 @@ def _report(run: Run, took_s: float) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    with report_output():
+        main()

@@ -31,6 +31,8 @@ from harness import BESIDE, disk_write_ms, pinned, start_sides
 from report import Report, markdown, table
 from session import Session
 
+from tests.printing import report_output
+
 MEASUREMENTS: dict[str, Callable[[Session], list[Figure]]] = {
     "lives": lives.measure,
     "registrations": registrations.measure,
@@ -111,4 +113,5 @@ def measure(options: argparse.Namespace) -> Report:
 
 
 if __name__ == "__main__":
-    main()
+    with report_output():
+        main()

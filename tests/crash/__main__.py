@@ -19,6 +19,7 @@ from tests.crash.creates import POINTS, Creates, create_kills, creates
 from tests.crash.harness import DRAIN_S, Harness, harness
 from tests.crash.scenario import EXTRA_POINTS, NAMED_POINTS, kills, shutdowns
 from tests.crash.several import Several, play_several
+from tests.printing import report_output
 
 _LEAST_SHARE = 0.05  # of all cycles, at each named point: 10 of 200
 _CREATES_SHARE = 0.2  # so many more amid creates, for an upstream that knows X-Request-ID and for one that does not
@@ -126,4 +127,5 @@ def _report_creates(run: Creates, cycles: int) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    with report_output():
+        main()

@@ -14,6 +14,7 @@ from pathlib import Path
 from gateway.core.telemetry import configure_logging
 from tests.described.asking import ask
 from tests.described.served import TOKENS, described
+from tests.printing import report_output
 
 __all__ = ["main"]
 
@@ -42,4 +43,5 @@ async def _describe(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with report_output():
+        sys.exit(main())

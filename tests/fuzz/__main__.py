@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 
 from tests.fuzz import envelope, inbound, outbound, signing
 from tests.fuzz.target import Target
+from tests.printing import report_output
 
 __all__ = ["TARGETS", "main", "play"]
 
@@ -82,4 +83,5 @@ def play(target: Target, number: int, inputs: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with report_output():
+        sys.exit(main())

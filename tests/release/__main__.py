@@ -20,6 +20,7 @@ import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
+from tests.printing import report_output
 from tests.release import changelog, package
 from tests.release.package import ROOT
 
@@ -194,4 +195,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with report_output():
+        main()

@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from tests.printing import report_output
 from tests.simulation.play import play
 from tests.simulation.replicas.cluster import serving
 from tests.simulation.replicas.play import play as play_replicas
@@ -61,4 +62,5 @@ def _play_all(draw_one: Callable[[int], Any], looks_of: Callable[[Any], int], se
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with report_output():
+        sys.exit(main())
