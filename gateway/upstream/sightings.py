@@ -108,18 +108,21 @@ class Sightings:
         self.ended += ended
         while len(self._bands) * BINS < stop:
             self._bands.append(_Band())
-        number = bin_of(from_s)
-        while number < stop:
-            band, first = self._bands[number // BINS], number % BINS
-            last = min(first + stop - number, BINS)
+        number, last_band = bin_of(from_s), (stop - 1) // BINS
+        if number >= stop:
+            return
+        first = number % BINS
+        for at in range(number // BINS, last_band + 1):
+            band = self._bands[at]
+            last = stop - at * BINS if at == last_band else BINS
             band.reached[first] += band.weight
             band.reached[last] -= band.weight
-            number += last - first
-            if ended and number == stop:
+            if ended and at == last_band:
                 band.ended[last - 1] += band.weight
             band.weight *= _GROWTH ** ((last - first) / BINS)
             if band.weight > _HEAVY:
-                self._bands[(number - 1) // BINS] = _Band(*band.counts())
+                self._bands[at] = _Band(*band.counts())
+            first = 0
 
 
 def _present(counts: "array[float]", weight: float) -> dict[int, float]:
