@@ -77,7 +77,7 @@ class Connection(asyncio.Protocol):
             and self._error is None
             and self._transport is not None
             and not self._unparsed.paused
-            and not self._unparsed.waits
+            and not self._unparsed.reads
             # The answer may have come before its request had gone: the next one would wait behind the rest of that.
             and not self._transport.get_write_buffer_size()
         )
@@ -102,7 +102,7 @@ class Connection(asyncio.Protocol):
             except RuntimeError as exc:  # uvloop on a socket that is closed already
                 self._fail(cut_off(exc, answered=False))
         while not self.status and self._error is None:
-            await self._changed()
+            await self._change()
         if not self.status and self._error is not None:
             raise self._error.again()
 
@@ -113,11 +113,11 @@ class Connection(asyncio.Protocol):
                 return b""  # whatever became of the connection since
             if self._error is not None:
                 raise self._error.again()
-            await self._changed()
+            await self._change()
         chunk = self._chunks.popleft() if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered = 0
-        if self._transport is not None:
+        if self._transport is not None and self._unparsed.paused:
             self._unparsed.resume_reading()
         return chunk
 
@@ -129,12 +129,10 @@ class Connection(asyncio.Protocol):
             # Not close(): with TLS that waits for the peer's last word, up to half a minute.
             self._transport.abort()
 
-    async def _changed(self) -> None:
+    def _change(self) -> asyncio.Future[None]:
+        """Return what is done once anything has come, or the connection has ended."""
         self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+        return self._waiter
 
     # What the event loop calls
 
@@ -144,7 +142,10 @@ class Connection(asyncio.Protocol):
         self._unparsed = Unparsed(self, self._transport, self._behind)
 
     def data_received(self, data: bytes) -> None:
-        self._unparsed.add(data)
+        if len(data) <= _CHUNKED_STEP and not self._unparsed.reads:
+            self.take(data)  # most answers come so, and whole
+        else:
+            self._unparsed.add(data)
 
     @property
     def parts(self) -> int:
@@ -185,7 +186,13 @@ class Connection(asyncio.Protocol):
             data = self._odd_head.feed(data)
         if self._asking and not self.status:
             self._head.append(data)
-        refusal = self._parse(data)
+        refusal: httptools.HttpParserError | None = None
+        self._found = 0
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as exc:
+            # Raised later: while another error is handled it would lose its context, the reason.
+            refusal = exc.with_traceback(None)
         if self._odd_chunks is not None:
             if self._head:  # it ended in these bytes
                 data = _after_heads(b"".join(self._head), self._heads)
@@ -206,15 +213,6 @@ class Connection(asyncio.Protocol):
         self._head.clear()
         self._heads = 0
         self._feed(raw)
-
-    def _parse(self, data: bytes) -> httptools.HttpParserError | None:
-        """Return the parser's refusal: raised while another error is handled it would lose its context, the reason."""
-        self._found = 0
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError as exc:
-            return exc.with_traceback(None)
-        return None
 
     def _follow_chunks(self, chunks: OddChunks, data: bytes, refusal: httptools.HttpParserError | None) -> None:
         """Have ``chunks`` keep up with the parser, and tell what that does not find once it refuses to go on."""
@@ -302,13 +300,15 @@ class Connection(asyncio.Protocol):
         if self._asking:
             self._chunks.append(body)
             self._buffered += len(body)
-            self._wake()
+            if self._waiter is not None:
+                self._wake()
 
     def on_message_complete(self) -> None:
         if self.status:
             self._asking = False
             self._odd_chunks = None
-            self._wake()
+            if self._waiter is not None:
+                self._wake()
 
     def _fail(self, error: ExchangeFailed) -> None:
         idle = not self._asking
@@ -320,8 +320,9 @@ class Connection(asyncio.Protocol):
             self._unusable(self)
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
 
 def _after_heads(data: bytes, count: int) -> bytes:

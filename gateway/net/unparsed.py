@@ -42,7 +42,8 @@ class Unparsed:
         self._owner = owner
         self._transport = transport
         self._behind = behind
-        self._reads: deque[bytes] = deque()
+        self.reads: deque[bytes] = deque()
+        """What waits. Who is asked for every answer looks here, not at `waits`."""
         self._at = 0  # where in the first of them the rest begins
         self._skip = 0  # turns of the loop until this one's next
         self._stopped = False
@@ -51,27 +52,27 @@ class Unparsed:
 
     @property
     def waits(self) -> bool:
-        return bool(self._reads)
+        return bool(self.reads)
 
     def add(self, data: bytes) -> None:
         """Parse what one read has brought, of many small parts some and the rest in the next turns of the loop."""
-        if self._reads:
-            self._reads.append(data)
+        if self.reads:
+            self.reads.append(data)
         elif len(data) <= self._owner.step:
             self._owner.take(data)
         else:
-            self._reads.append(data)
+            self.reads.append(data)
             self._take_turn()
 
     def finish(self) -> None:
         """Parse at once what waits: its connection has come to an end."""
-        while self._reads:
+        while self.reads:
             self._owner.take(self._next())
         self._settle()
 
     def drop(self) -> None:
         """Forget what waits; reads no more either."""
-        self._reads.clear()
+        self.reads.clear()
         self._behind.discard(self)
 
     def let_go(self) -> None:
@@ -90,23 +91,23 @@ class Unparsed:
     def _take_turn(self) -> None:
         owner, before = self._owner, self._owner.parts
         may_wait = self in self._behind or len(self._behind) < _MOST_BEHIND
-        while self._reads:
+        while self.reads:
             owner.take(self._next())
             if may_wait and owner.parts - before >= _PARTS_A_TURN:
                 break
-        if self._reads:
+        if self.reads:
             self._behind.add(self)
             self._skip = len(self._behind) - 1  # so that in each turn it is about one of them
             asyncio.get_running_loop().call_soon(self._go_on)
         self._settle()
 
     def _go_on(self) -> None:
-        if self._skip and self._reads:
+        if self._skip and self.reads:
             self._skip -= 1
             asyncio.get_running_loop().call_soon(self._go_on)
             return
         try:
-            if self._reads:
+            if self.reads:
                 self._take_turn()
         except BaseException:  # as the loop itself ends a connection whose read raises
             self.drop()
@@ -114,18 +115,18 @@ class Unparsed:
             raise
 
     def _next(self) -> bytes:
-        data, step = self._reads[0], self._owner.step
+        data, step = self.reads[0], self._owner.step
         piece = data[self._at : self._at + step]
         self._at += step
         if self._at >= len(data):
-            self._reads.popleft()
+            self.reads.popleft()
             self._at = 0
         return piece
 
     def _settle(self) -> None:
-        if not self._reads:
+        if not self.reads:
             self._behind.discard(self)
-        stop = self.paused or bool(self._reads)
+        stop = self.paused or bool(self.reads)
         if stop != self._stopped:
             self._stopped = stop
             (self._transport.pause_reading if stop else self._transport.resume_reading)()

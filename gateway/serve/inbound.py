@@ -32,8 +32,7 @@ __all__ = ["InboundProtocol"]
 
 _log = structlog.get_logger()
 
-_STEP = 4 * 1024  # bytes parsed at once: what follows a head or a part of a body is only counted from the next on
-_BODY_STEP = 32 * 1024  # … of a body that comes in no chunks
+_BODY_STEP = 32 * 1024  # bytes of a body that comes in no chunks which are parsed at once
 _SMALL_PART = 16
 _WAITING_BYTES = 4096  # that a request takes that waits behind another one
 _HEADER_BYTES = 128
@@ -130,7 +129,7 @@ class InboundProtocol(PacedProtocol):
 
     @property
     def step(self) -> int:
-        return _BODY_STEP if self._in_body and not self._in_chunks else _STEP
+        return _BODY_STEP if self._in_body and not self._in_chunks else self.least_step
 
     def take(self, data: bytes) -> None:
         """Replace uvicorn's way, which logs each malformed request and answers it before those that came first."""

@@ -22,6 +22,9 @@ class PacedProtocol(ClosingProtocol):
 
     parts = 0
     """Of bodies so far."""
+    least_step = 4 * 1024
+    """Bytes that are parsed at once whatever they are; ``step`` is never less. What follows a head or a part of a body
+    in them is only counted from the next on."""
     _behind: ClassVar[set[Unparsed]] = set()
 
     def __init__(self, config: Config, server_state: ServerState, **others: Any) -> None:
@@ -42,7 +45,10 @@ class PacedProtocol(ClosingProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unparsed.add(data)
+        if len(data) <= self.least_step and not self._unparsed.reads:
+            self.take(data)  # most requests come so, and whole
+        else:
+            self._unparsed.add(data)
 
     def _hand_on_body(self) -> None:
         """Give the request what was found of its body, in one piece."""
