@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.api.problems import ErrorAnswers
+from gateway.api.schema import header_of
 from gateway.api.webpages import refuse_web_pages
 from gateway.config.settings import DEFAULT_CLIENT
 from gateway.config.tokens import token_digest
@@ -151,9 +152,8 @@ class AuthMiddleware:
 
     def _authorization(self, scope: Scope) -> str | None:
         """Return what the Authorization header says; below an API's paths what stands where its own key would."""
-        headers = Headers(scope=scope)
         if (profile := self._errors.profile_of(scope["path"])) is not None:
-            asked = profile.request
+            headers, asked = Headers(scope=scope), profile.request
             given = headers.get(asked.auth_header)
             if given is not None and given.lower().startswith(asked.auth_prefix.lower()):
                 token = given[len(asked.auth_prefix) :]
@@ -161,4 +161,4 @@ class AuthMiddleware:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             if scheme.lower() == _ONCE_BEARER:
                 return f"Bearer {token}"
-        return headers.get("authorization")
+        return header_of(scope, b"authorization")

@@ -10,7 +10,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.dashboard.parts import PageParts
 
-_BELOW = ("/dashboard", "/manual")
+_PAGES = ("/", "/dashboard", "/manual")
+_BELOW = ("/dashboard/", "/manual/")
 
 
 class Site:
@@ -22,7 +23,7 @@ class Site:
 
     def has(self, path: str) -> bool:
         """Whether a path is a page's, or of what pages consist of."""
-        return path == "/" or path in _BELOW or path.startswith(tuple(f"{one}/" for one in _BELOW))
+        return path in _PAGES or path.startswith(_BELOW)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._making is None or (self._making.done() and self._making.exception() is not None):
