@@ -22,7 +22,7 @@ from gateway.core.errors import OutOfResources, StoreError
 from gateway.core.memory import SMALL, Memory
 from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallback, Lane
 from gateway.core.telemetry import Metrics
-from gateway.core.tracing import OFF, Tracing
+from gateway.core.tracing import Tracing
 from gateway.loops.claiming import claim_due
 from gateway.loops.failing import Failing
 from gateway.loops.inflight import InFlight
@@ -175,7 +175,9 @@ class Deliverer:
             if self._bulkhead.sends(claim):
                 self._in_flight.wake_soon()  # somebody waits for its receiver's rate
             self._metrics.delivery_lag_seconds.observe(max(0, started_at - claim.due_at) / 1000)
-            return await self._made(claim, headers, body, found)
+            if self._tracing is None:
+                return self._judge(claim, await self._sender.send(claim.url, headers, body, found))
+            return await self._traced(self._tracing, claim, headers, body, found)
         except asyncio.CancelledError:
             if began is None:
                 await self._outbox.release([claim])
@@ -255,11 +257,12 @@ class Deliverer:
             return self._client_headers.headers(claim, body, timestamp_s)
         return await self._memory.work(self._client_headers.headers, claim, body, timestamp_s)
 
-    async def _made(self, claim: DueCallback, headers: dict[str, str], body: bytes, found: Found | None) -> _Made:
-        with OFF if self._tracing is None else self._tracing.attempt(claim, headers) as span:
+    async def _traced(
+        self, tracing: Tracing, claim: DueCallback, headers: dict[str, str], body: bytes, found: Found | None
+    ) -> _Made:
+        with tracing.attempt(claim, headers) as span:
             made = self._judge(claim, await self._sender.send(claim.url, headers, body, found))
-            if span is not None:
-                span.came_to(made.record.attempt, made.reason)
+            span.came_to(made.record.attempt, made.reason)
         return made
 
     def _judge(self, claim: DueCallback, sent: SendResult) -> _Made:

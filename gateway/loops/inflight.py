@@ -82,9 +82,10 @@ class InFlight:
             await asyncio.wait(late)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        was_full = self.free == 0
+        was_full = len(self._tasks) == self._limit
         self._tasks.discard(task)
-        self._aside.discard(task)
+        if self._aside:
+            self._aside.discard(task)
         if was_full:
             self.wake_soon()
         if not task.cancelled() and (error := task.exception()) is not None:

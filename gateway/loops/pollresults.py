@@ -31,6 +31,7 @@ from gateway.upstream.troubled import Troubled
 
 __all__ = ["Pause", "PollResults"]
 
+R = TypeVar("R")
 T = TypeVar("T")
 Pause = Callable[[float], Awaitable[bool]]
 """Waits so many seconds, or less; returns whether to go on."""
@@ -99,7 +100,7 @@ class PollResults:
                 denied=self._troubled.is_denied(claim.seq),
                 told=_told(claim, result, asked, planned),
             )
-            await _once_free(lambda: self._tasks.reschedule(record), record.record, pause)
+            await _once_free(self._tasks.reschedule, record, record.record, pause)
             return planned.at
         return None
 
@@ -129,7 +130,7 @@ class PollResults:
         )
         tracing = self._tracing
         with OFF if tracing is None else tracing.settlement(settlement.upstream, claim.task_id, outcome.state) as span:
-            owed = await _once_free(lambda: self._tasks.settle(settlement), settlement.outcome.data, pause)
+            owed = await _once_free(self._tasks.settle, settlement, settlement.outcome.data, pause)
             if span is not None:
                 span.owed(owed)
         if owed is None:
@@ -188,15 +189,15 @@ class PollResults:
         return self._timetable.began_at(told_at, claim.created_at)
 
 
-async def _once_free(write: Callable[[], Awaitable[T]], what: bytes | None, pause: Pause) -> T:
+async def _once_free(write: Callable[[R], Awaitable[T]], record: R, what: bytes | None, pause: Pause) -> T:
     """Write once nobody else has locked it, or raise StoreLocked; of ``what`` is large nothing waits for that."""
-    for pause_s in () if len(what or b"") > SMALL else _LOCKED_PAUSES_S:
+    for pause_s in () if what is not None and len(what) > SMALL else _LOCKED_PAUSES_S:
         try:
-            return await write()
+            return await write(record)
         except StoreLocked:
             if not await pause(pause_s):
                 raise
-    return await write()
+    return await write(record)
 
 
 def _born_at(claim: DueTask, result: PollResult) -> int | None:

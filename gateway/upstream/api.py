@@ -6,6 +6,7 @@ state, and by ``gateway.api.proxy`` for what clients ask.
 """
 
 import asyncio
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -40,6 +41,7 @@ _PLAIN = (b"{", b"[")
 _MOST_CODINGS = 8  # a body can be made that decompresses to itself, for ever
 _PIECE = 16 * 1024  # bytes that are decompressed at once
 _LONGEST_CODING = 7  # characters
+_UNRESERVED = re.compile(r"[A-Za-z0-9_.~-]+")  # as most tasks' ids: in a URL such a text stands as it is
 _KEYS_KEPT = 8  # that were in use before, and may still come in answers
 
 
@@ -158,7 +160,7 @@ class Upstream:
         if not {".", ".."}.isdisjoint(task_id.split("/") if safe else [task_id]):
             # A URL's dot segments are resolved, encoded or not: the key would be shown to another of the API's pages.
             return None
-        return template.replace(TASK_ID, quote(task_id, safe=safe))
+        return template.replace(TASK_ID, task_id if _UNRESERVED.fullmatch(task_id) else quote(task_id, safe=safe))
 
     async def forward(
         self,
@@ -328,7 +330,7 @@ class Upstream:
     def _retry_after_s(self, headers: httpx.Headers) -> float | None:
         # Seldom there: httpx's own look-up, which decodes every header first, took a seventh of reading an answer.
         for name, _ in headers.raw:
-            if len(name) == len(_RETRY_AFTER) and name.lower() == _RETRY_AFTER:
+            if name.lower() == _RETRY_AFTER:
                 return parse_retry_after(headers.get("retry-after"), self._clock.now())
         return None
 

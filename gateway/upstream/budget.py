@@ -8,8 +8,8 @@ polls want more than there is leaves places to reads that wait elsewhere.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from gateway.core.clock import Clock, wait_for_event
 from gateway.core.ratelimit import RateLimiter, RateWindow
@@ -140,27 +140,25 @@ class Budget:
             self._polls_since_read = max(self._polls_since_read - count * _POLLS_PER_READ, 0)
             self._changed.set()
 
-    @contextmanager
-    def sending(self, waiter: Waiter | None = None, freed: Callable[[], object] = lambda: None) -> Iterator[None]:
+    def sending(
+        self, waiter: Waiter | None = None, freed: Callable[[], object] = lambda: None
+    ) -> AbstractContextManager[None]:
         """Send a request in a place that was taken, until the block ends; ``freed`` is called when the place is free.
 
         ``waiter``: a client's, as it was acquired. Where it is cancelled it may be on its way all the same, and holds
         its place for a second longer.
         """
-        given_up = False
-        try:
-            yield
-        except asyncio.CancelledError:
-            given_up = True
-            raise
-        finally:
-            self._reservations.sent += 1
-            if waiter is not None:
-                self._turns.ended(waiter)
-            if given_up:
-                asyncio.get_running_loop().call_later(_TRAVEL_S, self._end, freed)
-            else:
-                self._end(freed)
+        return _Sending(self, waiter, freed)
+
+    def sent(self, waiter: Waiter | None, freed: Callable[[], object], *, given_up: bool) -> None:
+        """Hear that the block has ended; ``given_up``: by a cancellation."""
+        self._reservations.sent += 1
+        if waiter is not None:
+            self._turns.ended(waiter)
+        if given_up:
+            asyncio.get_running_loop().call_later(_TRAVEL_S, self._end, freed)
+        else:
+            self._end(freed)
 
     def _end(self, freed: Callable[[], object]) -> None:
         self._limiter.end(self._clock.monotonic())
@@ -258,3 +256,22 @@ class Budget:
         wait_s = self.next_available_s()
         # None: all places are requests without an answer yet, and nobody knows when one comes.
         return _UNANSWERED_S if wait_s is None else max(wait_s, 1.0)
+
+
+class _Sending:
+    """The block in which a request is sent: a class, as each of a generator's two halves takes three calls."""
+
+    __slots__ = ("_budget", "_freed", "_waiter")
+
+    def __init__(self, budget: Budget, waiter: Waiter | None, freed: Callable[[], object]) -> None:
+        self._budget = budget
+        self._waiter = waiter
+        self._freed = freed
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._budget.sent(
+            self._waiter, self._freed, given_up=kind is not None and issubclass(kind, asyncio.CancelledError)
+        )

@@ -230,17 +230,17 @@ class Bulkhead:
 
     def admit(self, callback: DueCallback) -> bool:
         """Take a place for an attempt, or say no: to its lane, its client, newcomers or retries."""
-        lane = callback.lane
+        lane, claim = callback.lane, callback.claim
         attempt = _UnderWay(lane, callback.retry, lane not in self._well)
         allowed, usage = (True, None) if self._limits is None else self._limits.begins(callback.url)
         if self._paused and holds_back(self._paused, lane, callback.url) != holds_back(self._paused, lane):
             return False  # by a pause of its path, which its lane is not called by: it is handed over
-        if not allowed or self._room_of_lane(lane) <= 0 or not self._begins(callback.claim, attempt):
+        if not allowed or self._room_of_lane(lane) <= 0 or not self._begins(claim, attempt):
             return False
         if usage is not None:
             usage.begin()
             attempt.usage = usage
-        self._attempts[callback.claim] = attempt
+        self._attempts[claim] = attempt
         self._of_lane[lane] += 1
         return True
 
@@ -284,9 +284,10 @@ class Bulkhead:
 
     def ended(self, callback: DueCallback, *, delivered: bool | None) -> None:
         """Give the place back; ``delivered`` is None for an attempt that says nothing about its receiver."""
-        if callback.claim in self._young:
-            self._grown(callback.claim)
-        attempt = self._attempts.pop(callback.claim)
+        claim = callback.claim
+        if claim in self._young:
+            self._grown(claim)
+        attempt = self._attempts.pop(claim)
         lane = attempt.lane
         if attempt.usage is not None:
             attempt.usage.end(sent=attempt.sent)

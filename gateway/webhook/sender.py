@@ -19,7 +19,7 @@ from gateway.net.errors import ExchangeFailed, cut_short
 from gateway.net.transport import PooledTransport
 from gateway.webhook.explaining import OF_CALLBACK, Peer, Reason, explained, explained_status, parsed, where
 from gateway.webhook.limits import ProxyHealth
-from gateway.webhook.receivers import Receivers
+from gateway.webhook.receivers import Receivers, ReceiverTable
 
 __all__ = ["NOT_COUNTED", "OF_PROXY", "Found", "SendResult", "Sender"]
 
@@ -85,19 +85,19 @@ class Sender:
 
     def limit_s(self, url: str) -> float:
         """How long an attempt there may take."""
-        return self._way(url)[2]
+        return self._way(url)[3]
 
     def must_look_up(self, url: str) -> bool:
         """Whether ``send`` would have to look the receiver's name up, which may take long: then ``find`` it before."""
         try:
-            names = self._way(url)[1]
+            names = self._way(url)[2]
             return names is not None and names.must_look_up(parsed(url))
         except (AddressNotAllowed, ExchangeFailed, httpx.InvalidURL):
             return False  # nor will it be sent
 
     async def find(self, url: str) -> Found:
         """Look the receiver's name up, as the first part of an attempt; what fails then is for ``send`` to say."""
-        _, names, timeout_s = self._way(url)
+        _, _, names, timeout_s = self._way(url)
         assert names is not None  # noqa: S101 - else nothing must be looked up
         started = self._clock.monotonic()
         addresses: Sequence[str] = ()
@@ -121,8 +121,7 @@ class Sender:
         took_s = 0.0 if found is None else found.took_s
         answer = _Arrived()
         failure: tuple[Reason, str] | None = None
-        receiver = None if self._receivers is None else self._receivers.of(url)
-        transport, _, timeout_s = self._way(url)
+        receiver, transport, _, timeout_s = self._way(url)
         try:
             async with asyncio.timeout(timeout_s - took_s):
                 await self._exchange(transport, url, headers, body, answer, found)
@@ -142,7 +141,9 @@ class Sender:
         if answer.status_code is not None and not 200 <= answer.status_code < 300:
             # The receiver has spoken, whatever became of the rest of its answer.
             failure = "status", explained_status(answer.status_code, where(url), self._peer)
-        retry_after_s = parse_retry_after(answer.retry_after, self._clock.now())
+        retry_after_s: float | None = None
+        if answer.retry_after is not None:
+            retry_after_s = parse_retry_after(answer.retry_after, self._clock.now())
         if receiver is not None and receiver.proxy is not None:
             left_alone_s = _tell(receiver.proxy, failure and failure[0], self._clock.monotonic())
             retry_after_s = retry_after_s if left_alone_s is None else left_alone_s
@@ -162,15 +163,15 @@ class Sender:
             return failure.reason, explained(failure.reason, url, self._peer, why=failure.why)
         return "timeout", explained("timeout", url, self._peer, timeout_s=timeout_s)
 
-    def _way(self, url: str) -> tuple[httpx.AsyncBaseTransport, PooledTransport | None, float]:
-        """Return through what a webhook goes, what looks its receiver's name up, and its time limit."""
+    def _way(self, url: str) -> tuple[ReceiverTable | None, httpx.AsyncBaseTransport, PooledTransport | None, float]:
+        """Return by which table a webhook goes, through what, what looks its receiver's name up, and its time limit."""
         receiver = None if self._receivers is None else self._receivers.of(url)
         if receiver is None:
-            return self._transport, self._names, self.timeout_s
+            return None, self._transport, self._names, self.timeout_s
         timeout_s = self.timeout_s if receiver.timeout_s is None else receiver.timeout_s
         if receiver.transport is None:
-            return self._transport, self._names, timeout_s
-        return receiver.transport, receiver.transport, timeout_s
+            return receiver, self._transport, self._names, timeout_s
+        return receiver, receiver.transport, receiver.transport, timeout_s
 
     async def _exchange(
         self,
@@ -189,7 +190,12 @@ class Sender:
         # Receivers know a webhook by its id: it may be sent twice.
         extensions = {"repeatable": True, "addresses": None if found is None else found.addresses}
         request = httpx.Request(
-            "POST", parsed(url), headers=fields, stream=httpx.ByteStream(body), extensions=extensions
+            "POST",
+            parsed(url),
+            # As bytes: else httpx would work out for each what it is.
+            headers=[(name.encode("ascii"), value.encode("ascii")) for name, value in fields.items()],
+            stream=httpx.ByteStream(body),
+            extensions=extensions,
         )
         response = await transport.handle_async_request(request)
         stream = response.stream
