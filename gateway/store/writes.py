@@ -47,10 +47,6 @@ class Wish(msgspec.Struct, eq=False):
     place: int = 0
     """In the row: lower ones go first, equal ones as they came."""
 
-    @property
-    def by_itself(self) -> bool:
-        return self.kind.alone or self.kind.apart
-
 
 class WriteRow:
     """The row of those that wait.
@@ -83,13 +79,15 @@ class WriteRow:
     def batch(self) -> list[Wish]:
         """Take what the next transaction holds: one at least, and as many as find room."""
         batch: list[Wish] = []
-        rows = 0
+        rows, last_by_itself = 0, False
         while self._row:
             following = self._row[0][2]
-            if batch and (rows + following.rows > BATCH or batch[0].by_itself or following.by_itself):
+            by_itself = following.kind.alone or following.kind.apart
+            if batch and (last_by_itself or by_itself or rows + following.rows > BATCH):
                 break
             batch.append(heapq.heappop(self._row)[2])
             rows += following.rows
+            last_by_itself = by_itself
         self.rows -= rows
         return batch
 
