@@ -103,28 +103,6 @@ def test_a_last_poll_that_fails_is_made_again_when_it_may_be(tmp_path: Path) -> 
     run_virtual(main())
 
 
-def test_whoever_takes_over_gives_up_what_was_asked_about_and_asks_no_more(tmp_path: Path) -> None:
-    """That the task runs is known since its callback's time has passed; another callback of it waits as ever."""
-
-    async def main() -> None:
-        upstream = Upstream(running)
-        life = Life(tmp_path / "db", VirtualClock(), upstream=upstream.transport)
-        await life.store.open()
-        callbacks = [await life.register("t", url=f"https://{s}.example/", timeout_s=s) for s in (40, 4000)]
-        await asyncio.sleep(41)
-        await life.poller.run_once()
-        await until(lambda: life.claims == 0, step_s=0.001)
-        life.poller._expiry.begin()
-        await life.poller.run_once()
-        await until(lambda: life.claims == 0, step_s=0.001)
-        assert len(upstream.times) == 1
-        states = [(await life.look(one)).state for one in callbacks]
-        assert states == [CallbackState.PENDING, CallbackState.WAITING]
-        await life.store.close()
-
-    run_virtual(main())
-
-
 def test_a_result_at_the_last_moment_counts(tmp_path: Path) -> None:
     """Where the last poll fails, and the one after it brings the result, the callback gets the result."""
 
