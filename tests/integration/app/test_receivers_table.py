@@ -204,12 +204,11 @@ async def test_a_url_means_the_dead_below_it_whatever_tables_there_are(serve: Se
     async def gone(scope: Any, receive: Any, send: Any) -> None:
         await Response(status_code=410)(scope, receive, send)
 
-    async def count(receiver: str) -> int:
+    async def count(receiver: str) -> int | None:
         asked = {"state": "dead", "receiver": receiver, "dryRun": True}
         answer = await served.api.post("/v1/redeliveries", json=asked)
-        assert answer.status_code == 200, answer.text
-        counted: int = answer.json()["count"]
-        return counted
+        assert answer.status_code in (200, 422), answer.text
+        return answer.json().get("count")  # type: ignore[no-any-return]
 
     async with serve_asgi(gone) as host:
         tables = [f'[[receivers]]\nmatch = "{host}{path}"' for path in ("/slow", "/quick", "/slower")]
@@ -222,7 +221,8 @@ async def test_a_url_means_the_dead_below_it_whatever_tables_there_are(serve: Se
     for now in (tables[0], tables[1], "", "\n".join(tables)):
         served.reload(now)
         assert {path: await count(f"{host}{path}") for path in below} == below
-        assert [await count(text) for text in (f"HTTP://{at}/slow", f"{at}/slow", "/slow", at)] == [2, 2, 2, 4]
+        assert [await count(text) for text in (f"HTTP://{at}/slow", at)] == [2, 4]
+        assert [await count(text) for text in (f"{at}/slow", "/slow")] == [None, None], "a part of a URL is refused"
     done = await served.api.post("/v1/redeliveries", json={"state": "dead", "receiver": f"{host}/slow"})
     assert done.json() == {"count": 2}
 
