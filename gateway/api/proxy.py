@@ -44,6 +44,7 @@ from gateway.core.errors import (
     StoreError,
     TooLarge,
     Unavailable,
+    without_frames,
 )
 from gateway.core.memory import SMALL
 from gateway.core.model import Format
@@ -193,7 +194,8 @@ class UpstreamProxy:
                 if self._draining.is_set() or not await self._key.creates.acquire_now(waiter):
                     return None
                 return await self._forward(request, one, waiter, alone)
-            except (BegunBefore, CallbackNotAllowed, StoreError, Unavailable):
+            except (BegunBefore, CallbackNotAllowed, StoreError, Unavailable) as error:
+                without_frames(error)
                 return None  # an earlier one may have been answered
 
     async def _create_anew(self, request: Request, one: Outgoing, alone: Alone | None = None) -> Response:

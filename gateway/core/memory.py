@@ -230,7 +230,7 @@ def _beside(function: Callable[..., T], *args: Any) -> T:
     turn within half a millisecond: else it waits for longer each time that it has had nothing to do.
     """
     usual_s = sys.getswitchinterval()  # one at a time runs beside
-    sys.setswitchinterval(_TURN_S)
+    sys.setswitchinterval(min(_TURN_S, usual_s))
     gc.disable()
     try:
         return function(*args)

@@ -36,9 +36,10 @@ _log = structlog.get_logger()
 
 _LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them
 _LOOKED_AT_AGAIN = 3  # such looks, before it looks at what they have left: three milliseconds
-_TURN_S = 0.001
-"""So long the event loop's thread keeps the interpreter from the database's. Each of its steps waits for that where the
-loop is busy: a list of 200 rows took 12 ms (median) with Python's own 5 ms, and now 3; the loop is 3 % slower."""
+_TURN_S = 0.0001
+"""So long the event loop's thread keeps the interpreter from the database's. A transaction of three rows asks for it
+some thirty times, and waits for that each time where the loop is busy: with a millisecond it took 30 to 50 ms among
+hundreds of attackers, and a create has two. Lives are as many as with Python's own 5 ms, within the spread."""
 _LAST_WORDS_S = 1.0  # for answers to requests that are cut short
 _M_MMAP_THRESHOLD = -3  # of <malloc.h>
 _M_ARENA_MAX = -8

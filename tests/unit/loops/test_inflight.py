@@ -234,7 +234,7 @@ async def test_what_a_claim_brings_is_begun_in_several_turns() -> None:
     while in_flight.count:
         await asyncio.sleep(0)
         turns.append(len(begun) - sum(turns))
-    assert max(turns) == 32
+    assert max(turns) == 64
     assert begun == list(range(100))
 
 
@@ -246,4 +246,4 @@ async def test_work_that_had_not_begun_is_drained_too() -> None:
         in_flight.start(work(), f"work-{number}")
     await in_flight.drain(0)
     assert in_flight.count == 0
-    assert not any(work.name for work in works[-32:])
+    assert not any(work.name for work in works[-64:])
