@@ -49,6 +49,8 @@ class InFlight:
         turns = self._started // _STARTED_A_TURN
         self._started += 1
         task = asyncio.create_task(_after(turns, work) if turns else work, name=name)
+        if turns:
+            task.add_done_callback(lambda _: work.close())  # where it was cancelled before
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -100,10 +102,6 @@ class InFlight:
 
 async def _after(turns: int, work: Coroutine[Any, Any, None]) -> None:
     """Do it some turns of the event loop later."""
-    try:
-        for _ in range(turns):
-            await asyncio.sleep(0)
-    except asyncio.CancelledError:
-        work.close()
-        raise
+    for _ in range(turns):
+        await asyncio.sleep(0)
     await work

@@ -43,16 +43,12 @@ class Unparsed:
         self._transport = transport
         self._behind = behind
         self.reads: deque[bytes] = deque()
-        """What waits. Who is asked for every answer looks here, not at `waits`."""
+        """What waits."""
         self._at = 0  # where in the first of them the rest begins
         self._skip = 0  # turns of the loop until this one's next
         self._stopped = False
         self.paused = False
         """By its owner."""
-
-    @property
-    def waits(self) -> bool:
-        return bool(self.reads)
 
     def add(self, data: bytes) -> None:
         """Parse what one read has brought, of many small parts some and the rest in the next turns of the loop."""

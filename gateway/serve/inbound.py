@@ -269,7 +269,7 @@ class InboundProtocol(PacedProtocol):
     def _overdue(self) -> None:
         self._deadline = None
         behind = self.pipeline or (self._in_head() and self.cycle is not None and not self.cycle.response_complete)
-        if self.flow.read_paused or behind or self._unparsed.waits:
+        if self.flow.read_paused or behind or self._unparsed.reads:
             # The requests before it are not answered yet: it is the gateway that does not read.
             self._await_client()
         elif self._in_head():
@@ -338,7 +338,7 @@ class InboundProtocol(PacedProtocol):
     # The end of the connection
 
     def _client_sends(self) -> bool:
-        sends = self._in_body or self._in_head() or self.pipeline or self._unparsed.waits
+        sends = self._in_body or self._in_head() or self.pipeline or self._unparsed.reads
         return bool(sends) or self._refusal is not None
 
     def _close(self) -> None:

@@ -94,7 +94,7 @@ async def test_no_more_is_read_while_a_part_waits() -> None:
         if protocol.flow.read_paused:
             break
         await asyncio.sleep(0)
-    assert protocol._unparsed.waits
+    assert protocol._unparsed.reads
     app.release.set()
     await until_written(wire, b"/next")
     assert not any(resumed[resumed.index(False) :]), "read in the turn of the read itself alone"
@@ -200,7 +200,7 @@ async def test_many_floods_take_no_longer_turns_than_one() -> None:
     for protocol, _ in floods:
         protocol.data_received(HEAD % b"body" + ONES + LAST)
     before, most = sum(protocol.parts for protocol, _ in floods), []
-    while any(protocol._unparsed.waits for protocol, _ in floods):
+    while any(protocol._unparsed.reads for protocol, _ in floods):
         await asyncio.sleep(0)
         parts = sum(protocol.parts for protocol, _ in floods)
         most.append(parts - before)

@@ -1,6 +1,7 @@
 """What a loop has running: bounded, named, waking its loop when there is room again, and drained."""
 
 import asyncio
+import inspect
 from typing import Any
 
 import pytest
@@ -247,3 +248,16 @@ async def test_work_that_had_not_begun_is_drained_too() -> None:
     await in_flight.drain(0)
     assert in_flight.count == 0
     assert not any(work.name for work in works[-64:])
+
+
+async def test_work_that_is_cancelled_before_its_turn_is_closed() -> None:
+    """Nothing is left of it that Python would warn of, were it ended in the turn that it was started in."""
+    in_flight = InFlight(640, asyncio.Event())
+    works = [Work()() for _ in range(640)]
+    for number, work in enumerate(works):
+        in_flight.start(work, f"work-{number}")
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await in_flight.drain(0)
+    assert in_flight.count == 0
+    assert {inspect.getcoroutinestate(work) for work in works} == {inspect.CORO_CLOSED}
