@@ -40,10 +40,10 @@ async def test_one_step_in_each_turn_in_order() -> None:
     unparsed, owner, transport, behind = made()
     unparsed.add(b"abcdefgh")
     unparsed.add(b"ij")
-    assert (owner.taken, unparsed.waits, behind) == ([b"abc"], True, {unparsed})
+    assert (owner.taken, bool(unparsed.reads), behind) == ([b"abc"], True, {unparsed})
     for _ in range(3):
         await asyncio.sleep(0)
-    assert (owner.taken, unparsed.waits, behind) == ([b"abc", b"def", b"gh", b"ij"], False, set())
+    assert (owner.taken, bool(unparsed.reads), behind) == ([b"abc", b"def", b"gh", b"ij"], False, set())
     assert switched(transport) == ["pause_reading", "resume_reading"]
 
 
@@ -53,7 +53,7 @@ async def test_its_owners_pause_lasts() -> None:
     unparsed.add(b"abcd")
     unparsed.pause_reading()
     await asyncio.sleep(0)
-    assert not unparsed.waits
+    assert not unparsed.reads
     assert switched(transport) == ["pause_reading"]
     unparsed.resume_reading()
     unparsed.add(b"abcd")
@@ -70,7 +70,7 @@ async def test_its_owner_pauses_and_resumes_while_it_parses() -> None:
     told = iter((unparsed.pause_reading, unparsed.resume_reading, lambda: None))
     owner.then = lambda: (setattr(owner, "parts", 0), next(told)())
     unparsed.add(b"abcdefghi")
-    assert (len(owner.taken), unparsed.waits) == (3, False)
+    assert (len(owner.taken), bool(unparsed.reads)) == (3, False)
     assert switched(transport) == ["pause_reading", "resume_reading"]
 
 
@@ -81,12 +81,12 @@ async def test_what_is_dropped_is_not_parsed(end: str) -> None:
     unparsed.add(b"abcdefgh")
     getattr(unparsed, end)()
     await asyncio.sleep(0)
-    assert (owner.taken, unparsed.waits, behind) == ([b"abc"], False, set())
+    assert (owner.taken, bool(unparsed.reads), behind) == ([b"abc"], False, set())
     other, owner, _, behind = made()
     owner.then = getattr(other, end)
     other.add(b"abcdefgh")
     await asyncio.sleep(0)
-    assert (owner.taken, other.waits, behind) == ([b"abc"], False, set())
+    assert (owner.taken, bool(other.reads), behind) == ([b"abc"], False, set())
     assert "resume_reading" not in switched(transport)
 
 
@@ -100,5 +100,5 @@ async def test_a_fault_in_a_later_turn_ends_the_connection() -> None:
     owner.then = Mock(side_effect=fault)
     await asyncio.sleep(0)
     assert told == [fault]
-    assert (unparsed.waits, behind) == (False, set())
+    assert (bool(unparsed.reads), behind) == (False, set())
     transport.abort.assert_called_once_with()
