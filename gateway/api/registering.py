@@ -137,23 +137,24 @@ class Registering:
         body = await read_body(request, _MAX_BATCH_BODY)
         read = await work(request, _read_batch, body) if len(body) > _READ_AT_ONCE else _read_batch(body)
         del body
-        verdicts = await self._verdicts({item.asked.callback_url for item in read if isinstance(item, _Item)})
+        urls = {item.asked.callback_url for item in read if isinstance(item, _Item)}
+        verdicts = await self._verdicts(request, urls)
         now, trace = self._clock.now(), trace_of(request)
         checked = [
             verdicts[item.asked.callback_url] or self._new_item(client, item, now, trace)
             if isinstance(item, _Item)
             else item
-            async for item in paced(read)
+            async for item in paced(request, read)
         ]
         new = [item for item in checked if isinstance(item, NewCallback)]
         registrations = iter(await self._registered_batch(request, new))
         answers = [
             _batch_answer(item, next(registrations)) if isinstance(item, NewCallback) else _refused(item)
-            async for item in paced(checked)
+            async for item in paced(request, checked)
         ]
         for status, count in Counter(answer.status for answer in answers if answer.callback is not UNSET).items():
             self._registrations[status == 201].inc(count)
-        return Response(await _encoded(answers), media_type="application/json")
+        return Response(await _encoded(request, answers), media_type="application/json")
 
     def _new_callback(
         self, client: str, asked: CallbackRequest, metadata: bytes, now: int, trace: str | None
@@ -212,11 +213,11 @@ class Registering:
         except RequestError as error:
             return error
 
-    async def _verdicts(self, urls: Collection[str]) -> dict[str, RequestError | None]:
+    async def _verdicts(self, request: Request, urls: Collection[str]) -> dict[str, RequestError | None]:
         """Return for each URL why it is refused, if it is."""
         places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
         async with asyncio.TaskGroup() as group:
-            tasks = {url: group.create_task(self._verdict(url, places)) async for url in paced(urls)}
+            tasks = {url: group.create_task(self._verdict(url, places)) async for url in paced(request, urls)}
         return {url: task.result() for url, task in tasks.items()}
 
     async def _verdict(self, url: str, places: asyncio.Semaphore) -> RequestError | None:
@@ -294,11 +295,11 @@ def _read_item(item: msgspec.Raw) -> _Item | RequestError:
         return without_frames(error)  # they would keep what was read until the answer
 
 
-async def _encoded(answers: Sequence[BatchAnswer]) -> bytes:
+async def _encoded(request: Request, answers: Sequence[BatchAnswer]) -> bytes:
     """Return ``BatchAnswers``; a thousand may have 8 MB, and others go on in between."""
     made = BytesIO()
     before = b'{"data":['
-    async for answer in paced(answers):
+    async for answer in paced(request, answers):
         made.write(before)
         made.write(msgspec.json.encode(answer))
         before = b","

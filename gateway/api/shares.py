@@ -34,6 +34,7 @@ class Shares:
 
     def __init__(self) -> None:
         self._clients: dict[str | None, _Part] = {}
+        self._batches: deque[asyncio.Future[None]] = deque()  # those that wait for their turn
 
     @property
     def size(self) -> int:
@@ -73,6 +74,28 @@ class Shares:
                 room.set_result(None)
         if not share.taken:
             del self._clients[client]
+
+    async def paced(self, items: Iterable[T]) -> AsyncIterator[T]:
+        """Iterate over a batch, and let others go on after every few items: of all batches one goes on in each turn."""
+        loop = asyncio.get_running_loop()
+        for number, item in enumerate(items, 1):
+            yield item
+            if number % _ITEMS == 0:
+                if not self._batches:
+                    loop.call_soon(self._next_batch)
+                turn = loop.create_future()
+                self._batches.append(turn)
+                await turn
+
+    def _next_batch(self) -> None:
+        """Let the one go on that has waited for the longest; whoever was cancelled has left its future in the row."""
+        while self._batches:
+            turn = self._batches.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+        if self._batches:
+            asyncio.get_running_loop().call_soon(self._next_batch)
 
 
 class _Turn:
@@ -119,19 +142,6 @@ def _shares(request: Request) -> Shares:
     return shares
 
 
-_paced: set[object] = set()
-"""The batches that are being looked at."""
-
-
-async def paced(items: Iterable[T]) -> AsyncIterator[T]:
-    """Iterate over a batch, and let others go on in between: of several batches it is about one's turn at a time."""
-    batch = object()
-    _paced.add(batch)
-    try:
-        for number, item in enumerate(items, 1):
-            yield item
-            if number % _ITEMS == 0:
-                for _ in range(len(_paced)):
-                    await asyncio.sleep(0)
-    finally:
-        _paced.discard(batch)
+def paced(request: Request, items: Iterable[T]) -> AsyncIterator[T]:
+    """Iterate over what a batch has, and let others go on in between."""
+    return _shares(request).paced(items)

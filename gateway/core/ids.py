@@ -26,12 +26,16 @@ def new_event_id(now: int) -> str:
 
 
 def _random_letters() -> str:
-    """Return 16 letters of 5 random bits each."""
-    if not _drawn:
-        # One call for many: each gives the interpreter's lock away, and a thread that is busy keeps it a millisecond.
-        letters = secrets.token_bytes(16 * _AT_ONCE).translate(_RANDOM).decode()
-        _drawn.extend(letters[start : start + 16] for start in range(0, len(letters), 16))
-    return _drawn.pop()
+    """Return 16 letters of 5 random bits each. In any thread: the database's makes ids of events."""
+    try:
+        return _drawn.pop()
+    except IndexError:
+        pass
+    # One call for many: each gives the interpreter's lock away.
+    letters = secrets.token_bytes(16 * _AT_ONCE).translate(_RANDOM).decode()
+    its, *others = [letters[start : start + 16] for start in range(0, len(letters), 16)]
+    _drawn.extend(others)
+    return its
 
 
 @lru_cache(maxsize=64)  # many are made within a millisecond

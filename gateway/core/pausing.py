@@ -18,7 +18,8 @@ def holds_back(paused: Container[Lane], lane: Lane, url: str | None = None) -> L
 
     ``url``: of one of its webhooks, which may lie under a lane that is paused although all of its own lane does not.
     """
-    return _above(paused, Lane(lane.client, lane.receiver if url is None else _name_of(url) or lane.receiver))
+    name = None if url is None else _name_of(url.partition("?")[0])  # a query often is of one callback alone
+    return _above(paused, Lane(lane.client, name or lane.receiver))
 
 
 @cached_by_url

@@ -9,13 +9,15 @@ from typing import Generic, NamedTuple, TypeVar
 
 import httpx
 
-from gateway.core.urls import begins_with, cached_by_url, prefix_of
+from gateway.core.urls import begins_with, cached_by_url, prefix_of, receiver_of
 
 T = TypeVar("T")
 
 _IS_URL = re.compile("https?://[^/]", re.IGNORECASE)
 _SCHEME = re.compile("([^/]*:)?//")
-_HOST_OF = re.compile(r"(?:https?://)?([\w-]+[.:][\w.:-]+|\[[0-9a-f:.]+\](?::\d+)?)/+[^/]", re.IGNORECASE)
+_HAS_PATH = re.compile(
+    r"(https?://)?(?:[^/?#@\s]*@)?(?:[\w-]+[.:][\w.:-]+|\[[0-9a-f:.]+\](?::\d+)?)/+[^/]", re.IGNORECASE
+)
 _prefix_of = cached_by_url(prefix_of)
 
 
@@ -86,9 +88,14 @@ def sought(text: str) -> Sought:
 
 
 def host_of(text: str) -> str | None:
-    """Return host and port of what looks like a URL with a path, with a scheme or without; None for another text.
+    """Return host and port of what looks like a URL with a path, as receivers' names have them; None: it does not.
 
-    Receivers' names have no path, but for those of tables: who looks for a callback by its URL finds it by these.
+    These have no path, but for those of tables and pauses: who looks for a callback by its URL finds it by its host.
     """
-    found = _HOST_OF.match(text)
-    return None if found is None else found[1]
+    found = _HAS_PATH.match(text)
+    if found is None:
+        return None
+    try:
+        return receiver_of(text if found[1] else f"https://{text}").partition("://")[2]
+    except (httpx.InvalidURL, ValueError):
+        return None

@@ -75,7 +75,10 @@ class InFlight:
             self._waking = asyncio.get_running_loop().call_later(_GATHER_S, self._wake_now)
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait ``timeout_s`` seconds for what runs, cancel what is left, and return when all of it has ended."""
+        """Wait ``timeout_s`` seconds for what runs, cancel what is left, and return when all of it has ended.
+
+        Work that has not begun by then takes no step any more, so it gives nothing back: claims end as after a kill.
+        """
         if not (running := self._tasks | self._aside):
             return
         _, late = await asyncio.wait(running, timeout=timeout_s)

@@ -72,8 +72,13 @@ class WriteRow:
         self._put(wish)
 
     def put_back(self, wishes: Iterable[Wish]) -> None:
-        """Have those wait again that a batch has held, each at its place."""
+        """Have those wait again that a batch has held, in its order: they were before all that waits, and still are.
+
+        At its old place what is large might come behind what has been asked for since and is to come after it.
+        """
+        first = self._row[0][0] if self._row else self._place
         for wish in wishes:
+            wish.place = first - 1
             self._put(wish)
 
     def batch(self) -> list[Wish]:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from gateway.api.shares import Shares, paced
+from gateway.api.shares import Shares
 
 
 class Work:
@@ -140,18 +140,19 @@ async def test_a_batch_lets_others_go_on_in_between() -> None:
             await asyncio.sleep(0)
 
     other = asyncio.create_task(others())
-    assert [item async for item in paced(range(1000))] == list(range(1000))
+    assert [item async for item in Shares().paced(range(1000))] == list(range(1000))
     other.cancel()
     assert turns >= 19
 
 
 async def test_of_several_batches_one_goes_on_at_a_time() -> None:
-    """Ten of them take no longer turns than one."""
+    """Ten of them take no longer turns than one, but for the first, in which all begin."""
+    shares = Shares()
     seen = 0
 
     async def look() -> None:
         nonlocal seen
-        async for _ in paced(range(500)):
+        async for _ in shares.paced(range(500)):
             seen += 1
 
     batches = [asyncio.create_task(look()) for _ in range(10)]
@@ -162,4 +163,38 @@ async def test_of_several_batches_one_goes_on_at_a_time() -> None:
         await asyncio.sleep(0)
         turns.append(seen - before)
     assert seen == 5000
-    assert sum(turns) / len(turns) < 2 * 500 / 19
+    assert max(turns) == 25
+
+
+async def test_a_batch_that_waits_costs_nothing_until_its_turn() -> None:
+    """It is not woken to find that it is another's: of hundreds of batches that took all of the loop's time."""
+    shares = Shares()
+    woken = 0
+
+    async def look() -> None:
+        nonlocal woken
+        async for number in shares.paced(range(50)):
+            woken += number % 25 == 0
+
+    batches = [asyncio.create_task(look()) for _ in range(100)]
+    turns = 0
+    while not all(batch.done() for batch in batches):
+        turns += 1
+        await asyncio.sleep(0)
+    assert woken == 200
+    assert turns < 2 * 100 + 10
+
+
+async def test_a_batch_that_is_cancelled_leaves_its_turn_to_the_next() -> None:
+    """Nobody waits for ever behind a client who has gone."""
+    shares = Shares()
+
+    async def look() -> int:
+        return sum([1 async for _ in shares.paced(range(60))])
+
+    batches = [asyncio.create_task(look()) for _ in range(9)]
+    await asyncio.sleep(0)
+    for gone in (batches[0], batches[4], batches[8]):
+        gone.cancel()
+    done = await asyncio.gather(*batches, return_exceptions=True)
+    assert [one for one in done if not isinstance(one, asyncio.CancelledError)] == [60] * 6

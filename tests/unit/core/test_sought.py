@@ -66,6 +66,14 @@ def test_another_scheme_is_refused(text: str) -> None:
         ("app.example.com:8443/hooks", "app.example.com:8443"),
         ("HTTP://localhost:9/hooks", "localhost:9"),
         ("https://[::1]:9/hooks", "[::1]:9"),
+        ("https://App.Example.com/hooks", "app.example.com"),
+        ("https://app.example.com:443/hooks", "app.example.com"),
+        ("app.example.com:443/hooks", "app.example.com"),
+        ("http://app.example.com:443/hooks", "app.example.com:443"),
+        ("https://bücher.example/x", "xn--bcher-kva.example"),
+        ("app.example.com./hooks", "app.example.com"),
+        ("https://user:pw@app.example.com/hooks", "app.example.com"),
+        ("https://app.example.com:x/hooks", None),
         ("app.example.com/", None),
         ("https://app.example.com", None),
         ("orderId=7", None),
@@ -74,7 +82,7 @@ def test_another_scheme_is_refused(text: str) -> None:
     ],
 )
 def test_the_host_of_a_url_is_what_its_callbacks_are_found_by(text: str, host: str | None) -> None:
-    """A list looks for a text in names, which have no path; other texts are left."""
+    """A list looks for a text in receivers' names, each host of which is written in one way; other texts are left."""
     assert host_of(text) == host
 
 

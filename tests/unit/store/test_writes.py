@@ -88,6 +88,16 @@ async def test_what_was_taken_and_not_written_has_its_place_again() -> None:
     assert row.rows == 0
 
 
+async def test_what_is_large_and_was_taken_comes_before_what_follows_all_of_it() -> None:
+    """Due times that it stores are moved where the clock is followed that was asked for after it."""
+    row = _row(_wish("large", 400))
+    batch = row.batch()
+    row.add(_wish("clock", 1, _ALONE))
+    row.add(_wish("after"))
+    row.put_back(batch)
+    assert list(_batches(row)) == [["large"], ["clock"], ["after"]]
+
+
 async def test_all_of_them_are_taken_at_once_where_the_writer_ends() -> None:
     """Each is told, in its order, and none is counted any more."""
     row = _row(_wish("large", 100), _wish("small"))
