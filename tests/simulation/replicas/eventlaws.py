@@ -93,8 +93,8 @@ class EventLaws:
             assert event.type != CALLBACK_DEAD, (change, event, "is forgotten")
             self._taken_back.add(event.id)
             return
-        until_s = (change.at + 1 - EPOCH) / 1000  # the database's clock has whole milliseconds
-        made = [one for one in self._world.events[event.id] if one.begun_s < until_s]
+        # As the database's clock has it, in whole milliseconds.
+        made = [one for one in self._world.events[event.id] if EPOCH + int(one.begun_s * 1000) <= change.at]
         taken = any(one.said == 204 or one.status == 410 for one in made)
         assert taken or event.attempts >= ATTEMPTS - 1, (change, event, made, "was told to nobody")
 
