@@ -96,7 +96,7 @@ class Statements(Protocol):
     # Cancelling and redelivering.
 
     LOCK_STATE: str
-    """As SELECT_STATE, of which nobody changes the state until the transaction ends."""
+    """:id, :client → seq, task_seq, state, ended_at: nobody changes them until the transaction ends."""
     CANCEL_CALLBACK: str
     """now, seq."""
     IDLE_TASKS: str

@@ -225,7 +225,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
         states: list[CallbackState | None] = []
         for client, callback_id, now in items:
             found = (yield Run(sql.LOCK_STATE, {"id": callback_id, "client": client})).rows
-            for seq, task_seq, _ in found:
+            for seq, task_seq, *_ in found:
                 yield Run(sql.CANCEL_CALLBACK, (now, seq))
                 yield Rows(sql.IDLE_TASKS, [(task_seq, now)])
             states.append(CallbackState(found[0][2]) if found else None)
@@ -233,7 +233,8 @@ class StoreRegistry(StoreCreates, StoreSearch):
 
     async def redeliver(self, client: str | None, callback_id: str, now: int) -> tuple[CallbackState, Callback] | None:
         found: tuple[CallbackState, Callback] | None
-        found, _ = await self._writer.submit(self.redeliver_kind, {"client": client, "id": callback_id, "now": now})
+        about = {"client": client, "id": callback_id, "now": now}
+        found, _ = await self._writer.submit(self.redeliver_kind, about)
         return found
 
     def _apply_redeliver(
@@ -244,9 +245,12 @@ class StoreRegistry(StoreCreates, StoreSearch):
         for item in items:
             lanes: list[Lane] = []
             redelivered = None
-            for seq, _, state in (yield Run(sql.LOCK_STATE, item)).rows:
-                lanes += map(Lane._make, (yield Run(sql.REDELIVER_CALLBACK, {**item, "seq": seq})).rows)
-                (row,) = (yield Run(sql.SELECT_CALLBACK, {"id": item["id"], "client": item["client"]})).rows
+            about, died = {"id": item["id"], "client": item["client"]}, item.get("died")
+            for seq, _, state, ended_at in (yield Run(sql.LOCK_STATE, about)).rows:
+                if died is not None and not (state == CallbackState.DEAD and ended_at in died):
+                    continue  # it was read as dead, and somebody has redelivered it since
+                lanes += map(Lane._make, (yield Run(sql.REDELIVER_CALLBACK, {"now": item["now"], "seq": seq})).rows)
+                (row,) = (yield Run(sql.SELECT_CALLBACK, about)).rows
                 redelivered = CallbackState(state), rows.callback(row)
             results.append((redelivered, lanes))
         return results
@@ -295,8 +299,15 @@ class StoreRegistry(StoreCreates, StoreSearch):
             for start in range(0, len(ids), _REDELIVERED_AT_ONCE):
                 some = ids[start : start + _REDELIVERED_AT_ONCE]  # these share a transaction
                 async with turn():
-                    found = await asyncio.gather(*(self.redeliver(client, one, about["now"]) for one in some))
-                yield sum(one is not None and one[0] is CallbackState.DEAD for one in found)
+                    done = await asyncio.gather(*(self._redeliver_dead_one(client, one, about) for one in some))
+                yield sum(done)
+
+    async def _redeliver_dead_one(self, client: str | None, callback_id: str, about: Mapping[str, int]) -> bool:
+        """Redeliver a callback that is dead still, and has not died again since; return whether it was."""
+        died = range(about["since"], about["until"])
+        item = {"client": client, "id": callback_id, "now": about["now"], "died": died}
+        found, _ = await self._writer.submit(self.redeliver_kind, item)
+        return found is not None
 
     async def _redeliver_some(self, client: str, about: Mapping[str, int]) -> int:
         item = {**about, "client": client}

@@ -149,7 +149,7 @@ COUNT_DEAD = counted("''", "ended_at", "callbacks", *_DEAD)
 
 # What is returned is what stands once both are locked, however long that took.
 LOCK_STATE = """
-SELECT c.seq, c.task_seq, c.state
+SELECT c.seq, c.task_seq, c.state, c.ended_at
 FROM (SELECT seq, task_seq FROM callbacks WHERE id = :id AND client = coalesce(:client, client)) AS found
 CROSS JOIN LATERAL (SELECT seq FROM tasks WHERE seq = found.task_seq FOR NO KEY UPDATE) AS t
 CROSS JOIN LATERAL (SELECT * FROM callbacks WHERE seq = found.seq AND task_seq = t.seq FOR NO KEY UPDATE) AS c

@@ -142,7 +142,8 @@ SELECT {_ATTEMPT} FROM attempts WHERE callback_seq = ? ORDER BY number DESC LIMI
 """  # noqa: S608 - as above
 
 SELECT_STATE = "SELECT seq, task_seq, state FROM callbacks WHERE id = :id AND client = coalesce(:client, client)"
-LOCK_STATE = SELECT_STATE  # within a transaction: nobody else writes
+# Within a transaction nobody else writes.
+LOCK_STATE = SELECT_STATE.replace("state FROM", "state, ended_at FROM")
 
 # From one name to the next along the index, and not through all of the rows.
 SELECT_CLIENTS = """

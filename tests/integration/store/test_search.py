@@ -1,5 +1,8 @@
 """Looking for callbacks and tasks by what no index has, whatever the database: against the ``Registry`` port alone."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import pytest
 from msgspec.structs import replace
 
@@ -184,26 +187,33 @@ async def test_the_dead_are_told_apart_by_their_urls(store: Store, monkeypatch: 
     assert await registry.count_dead(None, 0, last) == 2
 
 
-async def test_what_others_have_redelivered_meanwhile_counts_for_them(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of those that were found dead one is gone by then, and one delivers again already."""
-    for n in range(3):
-        await settle(store, await registered(store, new(f"task-{n}")))
+async def test_what_others_have_redelivered_meanwhile_is_theirs(store: Store) -> None:
+    """Of four that were found dead one has been delivered, one has died again and one waits: these are left alone."""
+    made = [await registered(store, new(f"task-{n}")) for n in range(4)]
+    for one in made:
+        await settle(store, one)
     for due in (await claim_webhooks(store, NOW, 9))[0]:
         await store.outbox.record(attempt_of(due, AttemptResult.DEAD, at=NOW))
-    registry = store.registry
-    redeliver, asked = registry.redeliver, list[str]()
+    registry, now = store.registry, NOW + 10_000
+    delivered, again, waiting, dead = (one.id for one in made)
 
-    async def late(client: str | None, callback_id: str, now: int) -> object:
-        asked.append(callback_id)
-        if len(asked) == 1:
-            return None
-        if len(asked) == 2:
-            await redeliver(client, callback_id, now)
-        return await redeliver(client, callback_id, now)
+    @asynccontextmanager
+    async def others() -> AsyncIterator[None]:
+        """They come first."""
+        for one in (delivered, again):
+            assert await registry.redeliver(None, one, now)
+        for due in (await claim_webhooks(store, now, 9))[0]:
+            result = AttemptResult.DELIVERED if due.id == delivered else AttemptResult.DEAD
+            await store.outbox.record(attempt_of(due, result, at=now))
+        assert await registry.redeliver(None, waiting, now)
+        yield
 
-    monkeypatch.setattr(registry, "redeliver", late)
     found = sought("https://app.example.com/")
-    assert await registry.redeliver_dead(None, 0, NOW * 2, NOW + 10_000, receiver=found) == 1
-    assert len(asked) == 3
+    assert await registry.redeliver_dead(None, 0, NOW * 2, now, others, found) == 1
+    states = {one.id: one.state for one in await all_callbacks(store, Wanted())}
+    assert states == {
+        delivered: CallbackState.DELIVERED,
+        again: CallbackState.DEAD,
+        waiting: CallbackState.PENDING,
+        dead: CallbackState.PENDING,
+    }
