@@ -162,13 +162,18 @@ class UpstreamProxy:
             return "forwarded", await self._create_anew(request, one)
         if (response := await self._create_unseen(request, one, create)) is not None:
             return "forwarded", response
-        async with AsyncExitStack() as stack:
-            with self._told_at_stop(one), large.waiting(request):
-                alone = await stack.enter_async_context(self._once.alone(create))
-                known = await self._once.known(create, partial(self._look, request, create))
-            if known is None or known.answer is None:
+        while True:
+            async with AsyncExitStack() as stack:
+                with self._told_at_stop(one), large.waiting(request):
+                    alone = await stack.enter_async_context(self._once.alone(create))
+                    known = await self._once.known(create, partial(self._look, request, create))
+                if known is not None and known.answer is not None:
+                    break
                 one = msgspec.structs.replace(one, again=known is not None)
-                return "forwarded", await self._create_anew(request, one, alone)
+                try:
+                    return "forwarded", await self._create_anew(request, one, alone)
+                except BegunBefore as error:  # by another replica, while this one waited for its turn
+                    without_frames(error)
         answer = self._creating.again(asked, request_id, known.answer)
         if isinstance(answer, RequestError):
             raise answer

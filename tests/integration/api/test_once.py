@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.clock import SystemClock
-from gateway.core.creates import KnownCreate, NewCreate
+from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.errors import StoreError
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import Fault, FaultKind, Plan, SimulatedUpstream
@@ -574,18 +574,32 @@ async def test_nothing_is_forwarded_that_could_not_be_taken_down(start: Start, u
     assert upstream.creates == 1
 
 
-async def test_who_comes_second_at_another_gateway_is_told(start: Start, upstream: Upstream) -> None:
-    """Begun between the look and the taking down, by whomever: it is not forwarded twice."""
-    stand = await start(honours=False)
+@pytest.mark.parametrize("at_once", [True, False])
+@both
+async def test_who_comes_second_at_another_gateway_gets_its_answer(
+    start: Start, upstream: Upstream, monkeypatch: pytest.MonkeyPatch, honours: bool, at_once: bool
+) -> None:
+    """Begun there between look and taking down, also while this one waited for its turn: it is forwarded once."""
+    stand = await start(honours=honours)
     registry: Any = stand.gateway.store.registry
+    begin = registry.begin_create
+    theirs = b'{"code":200,"msg":"success","data":{"taskId":"theirs"}}'
 
-    async def begun(_: object) -> bool:
-        return False
+    async def begun(create: NewCreate) -> bool:
+        monkeypatch.undo()
+        assert await begin(create)
+        answer = CreateAnswer(status=200, content_type="application/json", task_id="theirs", body=theirs)
+        await registry.end_create(create, answer, [])
+        return await begin(create)  # type: ignore[no-any-return]
 
-    registry.begin_create = begun
-    refused = await stand.create()
-    assert (refused.status_code, "is under way" in refused.json()["msg"]) == (409, True)
-    assert "x-should-retry" not in refused.headers
+    async def later(_: object) -> bool:
+        return at_once and await now(_)
+
+    now = stand.gateway.api.proxies[0]._key.creates.acquire_now
+    monkeypatch.setattr(stand.gateway.api.proxies[0]._key.creates, "acquire_now", later)
+    monkeypatch.setattr(registry, "begin_create", begun)
+    answer = await stand.create()
+    assert (answer.status_code, answer.content) == (200, theirs)
     assert upstream.creates == 0
 
 
