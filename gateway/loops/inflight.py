@@ -14,7 +14,8 @@ _log = structlog.get_logger()
 _GATHER_S = 0.003  # a claim costs a journey to the database, whether it is for one place or for twenty
 _STARTED_A_TURN = 64
 """The first step of an attempt takes a fifth of a millisecond: of 256 that a claim brings, others waited for 50. What
-begins together is stored together: with 32 there were half as many transactions again, and a life cost a tenth more."""
+begins together is stored together: with 32 the database's thread was woken half as often again, and a life cost a
+tenth more."""
 
 
 class InFlight:
