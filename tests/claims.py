@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
-from gateway.core.model import DueCallback, DueTask
+from gateway.core.claims import DueCallback, DueTask
 from gateway.store import Outbox, Store, TaskQueue
 
 __all__ = ["Claiming", "claim_tasks"]

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequen
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from gateway.core.model import AttemptRecord, Lane
+from gateway.core.claims import AttemptRecord, Lane
 from gateway.store.engine import Blame, Engine, Lead, Rows, Touched, Work
 from gateway.store.housekeeping import StoreHousekeeping
 from gateway.store.postgres import createsql, deliversql, leadsql, locksql, sql, watchsql

@@ -3,7 +3,7 @@
 import asyncio
 from itertools import count
 
-from gateway.core.model import DueCallback, Lane, Share
+from gateway.core.claims import DueCallback, Lane, Share
 from gateway.store import Store
 from gateway.webhook.body import webhook_body
 from gateway.webhook.bulkhead import Bulkhead

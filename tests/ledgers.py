@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from gateway.core.claims import Lane
 from gateway.core.eventledger import RECEIVER_FAILING, RECEIVER_RECOVERED, Died, Ledger, WaitingEvent
-from gateway.core.model import Lane
 
 __all__ = ["LEASE_MS", "NOW", "S", "about", "died", "fails", "recovers", "told"]
 

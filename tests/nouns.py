@@ -5,7 +5,8 @@ Knows no store, whose own are in ``tests.storing``.
 
 from typing import Any
 
-from gateway.core.model import Callback, CallbackState, DueCallback, DueTask, Format, Task, TaskState
+from gateway.core.claims import DueCallback, DueTask
+from gateway.core.model import Callback, CallbackState, Format, Task, TaskState
 
 __all__ = ["NOW", "callback", "due_task", "due_webhook", "task"]
 

@@ -10,18 +10,10 @@ from pathlib import Path
 import aiosqlite
 import pytest
 
+from gateway.core.claims import AttemptRecord, DueCallback
 from gateway.core.errors import StoreUnusable
 from gateway.core.ids import new_callback_id
-from gateway.core.model import (
-    Attempt,
-    AttemptRecord,
-    AttemptResult,
-    DueCallback,
-    NewCallback,
-    Outcome,
-    Settlement,
-    TaskState,
-)
+from gateway.core.model import Attempt, AttemptResult, NewCallback, Outcome, Settlement, TaskState
 from gateway.store.sqlite.store import SqliteStore
 from tests.storing import NOW
 

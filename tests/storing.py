@@ -3,16 +3,14 @@
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+from gateway.core.claims import AttemptRecord, DueCallback, DueTask
 from gateway.core.ids import new_callback_id
 from gateway.core.memory import SMALL
 from gateway.core.model import (
     Attempt,
-    AttemptRecord,
     AttemptResult,
     Callback,
     CallbackState,
-    DueCallback,
-    DueTask,
     Format,
     NewCallback,
     Outcome,

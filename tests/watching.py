@@ -5,7 +5,8 @@ Called by the tests of what each port of a store has for them.
 
 from typing import Any
 
-from gateway.core.model import DueTask, PollRecord
+from gateway.core.claims import DueTask
+from gateway.core.model import PollRecord
 from gateway.core.reads import ReadTask, ReadWatch
 from gateway.store import Store
 from tests.claims import claim_tasks

@@ -15,9 +15,9 @@ from gateway.api.problems import PROBLEM_TYPE, Problem, problem
 from gateway.api.schema import Wire
 from gateway.api.scrapes import BacklogMetrics, Scrapes
 from gateway.api.views import json_response
+from gateway.core.claims import Lane
 from gateway.core.clock import Clock
 from gateway.core.errors import Unavailable
-from gateway.core.model import Lane
 from gateway.core.telemetry import METRICS_CONTENT_TYPE, Metrics
 from gateway.store import Registry
 

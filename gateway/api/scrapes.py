@@ -8,9 +8,10 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Collection
 
+from gateway.core.claims import Lane
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
-from gateway.core.model import Backlog, Lane
+from gateway.core.model import Backlog
 from gateway.core.telemetry import Metrics
 from gateway.store import Registry
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from gateway.api.createrequest import CreateRequest, is_form
 from gateway.api.proxied import Proxied
+from gateway.core.claims import DueTask
 from gateway.core.clock import Moment
 from gateway.core.errors import StoreError
 from gateway.core.memory import SMALL
-from gateway.core.model import DueTask
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched
 from gateway.upstream.answer import TELLS, PollKind, PollResult
 from gateway.upstream.envelope import new_record

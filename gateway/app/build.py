@@ -1,16 +1,13 @@
-"""The wiring: the only place that builds the objects and ties them together.
+"""The wiring: builds the objects and ties them together, with ``delivering``, ``events``, ``exporting`` and ``gauges``.
 
 Owns what a gateway is made of. Validates, opens, writes and starts nothing. Called by ``serve``, ``demo`` and tests.
 """
 
 import asyncio
-import math
 import random
 import secrets
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -31,7 +28,7 @@ from gateway.api.table import table
 from gateway.api.tasks import Ends, Tasks
 from gateway.api.traced import TracingMiddleware
 from gateway.api.webpages import refuse_web_pages
-from gateway.app import delivering, events, facts
+from gateway.app import delivering, events, facts, gauges
 from gateway.app.exporting import exporting
 from gateway.app.gateway import (
     Api,
@@ -116,7 +113,7 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
     pauses = Pauses(store, clock, store.outbox.due.set)
     deliverer = delivering.deliverer(settings, shared, callback_transport, client_headers, pauses, receivers)
     database = database_path(settings.database_url)
-    _show_own(shared, deliverer, pauses, database)
+    gauges.show_own(shared, deliverer, pauses, database)
     janitor = Janitor(store, clock, settings.retention_days)
     clock_steps = ClockSteps(store, clock) if isinstance(clock, FollowingClock) else None
     loops: list[Loop] = [*(watch.poller for watch in watches), deliverer, janitor]
@@ -158,30 +155,9 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
     return gateway
 
 
-def _show_own(shared: Shared, deliverer: Deliverer, pauses: Pauses, database: Path | None) -> None:
-    metrics, store, memory = shared.metrics, shared.store, shared.memory
-    metrics.stale_writes = lambda: store.stale_writes
-    metrics.store_failing.set_function(lambda: float((store.lost or store.failing) is not None))
-    metrics.memory_used.set_function(lambda: memory.used)
-    if database is not None:
-        metrics.disk_free.set_function(partial(_free, database.parent))
-    metrics.attempts_in_flight.set_function(lambda: float(deliverer.in_flight))
-    metrics.receivers_failing.set_function(lambda: len(deliverer.failing.lanes))
-    metrics.receivers_paused.set_function(lambda: len(pauses.lanes))
-
-
 def _failing_proxies(receivers: Receivers, telling: events.Telling | None) -> list[str]:
     found = receivers.failing_proxies
     return found if telling is None else [*found, *(one for one in telling.failing_proxies if one not in found)]
-
-
-def _free(folder: Path) -> float:
-    """Return which part of a folder's disk is free, from 0 to 1; NaN where that cannot be told."""
-    try:
-        disk = shutil.disk_usage(folder)
-    except OSError:
-        return math.nan
-    return disk.free / disk.total if disk.total else math.nan
 
 
 def _store(settings: Settings, clock: FollowingClock | SteeredClock, replica: str) -> Store:
@@ -240,7 +216,7 @@ def _watch(own: UpstreamSettings, settings: Settings, shared: Shared) -> Watch:
     timetable = Timetable(schedule, per_s, clock, random.Random(), learned)  # noqa: S311 - jitter, not a secret
     lease = Lease(clock) if replica else None
     poller = Poller(store.tasks, upstream, key, timetable, clock, metrics, lease, tracing)
-    _show(metrics, name, key, poller)
+    gauges.show_upstream(metrics, name, key, poller)
     return Watch(upstream, transport, key, timetable, poller, own.default)
 
 
@@ -251,16 +227,6 @@ def _budget(name: str, windows: Sequence[RateWindow], shared: Shared) -> Budget:
 def _kept(name: str, store: Store) -> tuple[Load, Swap]:
     """Return how to get and change the small durable value of that name."""
     return partial(store.load, name), partial(store.swap, name)
-
-
-def _show(metrics: Metrics, name: str, key: UpstreamKey, poller: Poller) -> None:
-    for kind, budget in (("query", key.queries), ("create", key.creates)):
-        metrics.budget_used.labels(name, kind).set_function(budget.used)
-    for gauge in (metrics.waiting, metrics.poll_overdue_seconds):
-        gauge.labels(name)  # stands at 0 from the start
-    metrics.polls_in_flight.labels(name).set_function(lambda: float(poller.in_flight))
-    metrics.upstream_nonsense.labels(name).set_function(lambda: float(poller.makes_no_sense))
-    metrics.upstream_limited.labels(name).set_function(lambda: float(key.limited))
 
 
 def _api(

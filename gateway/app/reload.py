@@ -1,7 +1,7 @@
 """SIGHUP: what has changed in the settings and their files is taken over by the running gateway, or needs a restart.
 
 Owns which settings can change while it runs, and that a configuration with a mistake changes nothing. The files are
-read in a thread; all that changes does so at once, between two steps of the event loop. Called by the wiring.
+read in a thread; all that changes does so at once, between two steps of the event loop. Called by ``serve.process``.
 """
 
 import asyncio

@@ -9,8 +9,9 @@ import msgspec
 
 from gateway.api.examples import WEBHOOKS
 from gateway.config.profile import Profile
+from gateway.core.claims import BodyParts, DueCallback
 from gateway.core.ids import new_callback_id
-from gateway.core.model import BodyParts, DueCallback, Format, Outcome, TaskState
+from gateway.core.model import Format, Outcome, TaskState
 from gateway.core.urls import receiver_of
 from gateway.loops.endings import gave_up
 from gateway.webhook.body import webhook_body

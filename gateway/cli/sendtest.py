@@ -151,6 +151,7 @@ class _Test:
             status_code=sent.status_code,
             retry_after_s=sent.retry_after_s,
             rng=random.Random(0),  # noqa: S311 - jitter, of an attempt that is not made
+            counts=sent.counts,
         )
         if decision.result is AttemptResult.DELIVERED:
             verdict = "it would be delivered"

@@ -1,6 +1,6 @@
 """What the commands print of callbacks and attempts for people: aligned plain text, remote text with escapes.
 
-On a terminal a table is as wide as that at most; elsewhere nothing is cut. Called by ``commands``.
+On a terminal a table is as wide as that at most; elsewhere nothing is cut.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The only reader of the environment, and with it of all that settings are made of: all mistakes in one report.
+"""The only reader of settings: of GATEWAY_… in the environment and of the TOML file, with all mistakes in one report.
 
 Owns where a setting is looked for, which of several places counts, and which settings do not go together. Never shows
 a secret's value. Checks that need more than ``config`` may know are handed in, so that what they find joins the same

@@ -1,4 +1,4 @@
-"""The receivers: the TOML file's tables ``[[receivers]]``, and the files that they name. Called by ``load``.
+"""The receivers: the TOML file's tables ``[[receivers]]``, and the files that they name.
 
 Owns what a table may hold together, and that no two are about the same URLs; what its keys mean ``settings`` says. The
 files are read here, once: what they held is a part of the settings, so that a reload notices that they have changed.

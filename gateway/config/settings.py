@@ -2,8 +2,8 @@
 
 A field of ``Settings`` is the variable GATEWAY_FIELD and a key of the TOML file; a field of ``UpstreamSettings``,
 ``ClientSettings`` or ``ReceiverSettings`` is a key of the file's tables ``[upstreams.NAME]``, ``[clients.NAME]`` and
-``[[receivers]]``. Tests hold
-``config/gateway.toml`` and the manual to it. Where a setting is given and what it is used for is not known here.
+``[[receivers]]``. Tests hold ``config/gateway.toml`` and the manual to it. Where a setting is given and what it is used
+for is not known here.
 """
 
 from collections.abc import Callable, Mapping

@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
+from gateway.core.claims import Lane
 from gateway.core.clock import to_iso
 from gateway.core.ids import new_event_id
-from gateway.core.model import Lane
 
 CALLBACK_DEAD = "callback.dead"
 RECEIVER_FAILING, RECEIVER_RECOVERED = "receiver.failing", "receiver.recovered"
@@ -115,7 +115,10 @@ class Ledger(msgspec.Struct, omit_defaults=True):
         event.data["lastError"] = _short(died[-1].error)
 
     def fails(self, type_: str, about: Mapping[str, str], told: Mapping[str, Any], now: int) -> None:
-        """Note that something fails: ``about`` names it, ``told`` says more. Nothing where that is known."""
+        """Note that something fails: ``about`` names it, ``told`` says more. Nothing where that is known.
+
+        Of one thing one condition is known, whatever its type: each type's ``about`` has to be its own.
+        """
         self._prune(now)
         key = _key(about.values())
         condition = self.conditions.get(key)

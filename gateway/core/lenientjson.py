@@ -1,7 +1,7 @@
 """JSON as common readers take it: one lenient reader for all that the upstream sends, JSON in its strings included.
 
 Owns what is taken beyond RFC 8259, and that what it returns can be encoded again; pure. Must not know what a value
-means. Called by ``gateway.upstream`` for answers, and by ``gateway.api`` for what goes on to the upstream.
+means.
 
 Taken are a byte order mark, UTF-16 and UTF-32, control characters within text, and what cannot be told again: half an
 emoji and bytes that are no UTF-8 become U+FFFD; NaN, Infinity and numbers beyond a float become null. Where a value is

@@ -1,7 +1,7 @@
 """Secrets out of texts: what the other side sends back may repeat what it was sent, or knows.
 
-Owns in which spellings a secret is found; pure: must not keep a text. ``gateway.upstream.api`` and
-``gateway.webhook.headers`` put through it what was answered, before anything of that is kept, logged or passed on.
+Owns in which spellings a secret is found; pure: must not keep a text. What was answered is
+put through it before anything of that is kept, logged or passed on.
 
 Found are the secret itself and what common encoders make of it: the escapes of JSON, at any depth of JSON in JSON, of
 URLs and of HTML, UTF-16 and UTF-32. This is against echoes, in an error's text or on a debugging page. Whoever has a

@@ -1,12 +1,11 @@
 """The nouns: task, callback, attempt, outcome; their states, and who moves them from one to the next.
 
 Owns the two tables of moves, which the manual prints; tests hold the store's statements, the schema's CHECKs and the
-API's refusals to them. Pure. All other modules speak in these types.
+API's refusals to them. Pure. All other modules speak in these types, and in those of ``claims``.
 """
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import NamedTuple
 
 import msgspec
 
@@ -84,7 +83,7 @@ class AttemptResult(StrEnum):
     INTERRUPTED = "interrupted"  # the gateway shut down meanwhile, or its own proxy failed; does not count, made again
 
 
-class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
+class Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True):
     """What never changes and holds nothing that could lead back to it: the garbage collector need not look at it.
 
     Array-like: a store makes them of rows, whose columns stand in the order of the fields. ``seq`` is its own number of
@@ -92,7 +91,7 @@ class _Noun(msgspec.Struct, frozen=True, kw_only=True, gc=False, array_like=True
     """
 
 
-class Outcome(_Noun, frozen=True, kw_only=True):
+class Outcome(Noun, frozen=True, kw_only=True):
     """How a task ended: a state other than waiting, and the members of the webhook's ``data`` that tell it.
 
     ``data`` is the encoded JSON object of those members without ``callbackId`` and ``metadata``, which differ from
@@ -103,7 +102,7 @@ class Outcome(_Noun, frozen=True, kw_only=True):
     data: bytes
 
 
-class Task(_Noun, frozen=True, kw_only=True):
+class Task(Noun, frozen=True, kw_only=True):
     """The upstream's job as the gateway knows it."""
 
     seq: int
@@ -124,7 +123,7 @@ class Task(_Noun, frozen=True, kw_only=True):
     """How large that is."""
 
 
-class Callback(_Noun, frozen=True, kw_only=True):
+class Callback(Noun, frozen=True, kw_only=True):
     """One registration and the one webhook it is owed."""
 
     seq: int
@@ -146,7 +145,7 @@ class Callback(_Noun, frozen=True, kw_only=True):
     task: Task
 
 
-class Attempt(_Noun, frozen=True, kw_only=True):
+class Attempt(Noun, frozen=True, kw_only=True):
     """One POST of a callback's webhook, as it is kept."""
 
     number: int
@@ -167,7 +166,7 @@ def weight(size: int) -> int:
     return 1 + size // 1024
 
 
-class NewCallback(_Noun, frozen=True, kw_only=True):
+class NewCallback(Noun, frozen=True, kw_only=True):
     """A registration on its way into the store."""
 
     id: str
@@ -208,7 +207,7 @@ class NewCallback(_Noun, frozen=True, kw_only=True):
         )
 
 
-class PollRecord(_Noun, frozen=True, kw_only=True):
+class PollRecord(Noun, frozen=True, kw_only=True):
     """What one poll that did not end its task leaves behind."""
 
     seq: int
@@ -230,7 +229,7 @@ class PollRecord(_Noun, frozen=True, kw_only=True):
     """This poll, as the task's row keeps it: ``core.pollhistory``."""
 
 
-class Settlement(_Noun, frozen=True, kw_only=True):
+class Settlement(Noun, frozen=True, kw_only=True):
     """A task's end, to be stored together with the webhooks that it makes due."""
 
     seq: int
@@ -256,7 +255,7 @@ class Settlement(_Noun, frozen=True, kw_only=True):
     """As in PollRecord, where a poll brought the outcome."""
 
 
-class ExpiredTask(_Noun, frozen=True, kw_only=True):
+class ExpiredTask(Noun, frozen=True, kw_only=True):
     """A waiting task with at least one callback whose time has passed."""
 
     seq: int
@@ -267,120 +266,11 @@ class ExpiredTask(_Noun, frozen=True, kw_only=True):
     failures: int
 
 
-class AttemptRecord(_Noun, frozen=True, kw_only=True):
-    """An attempt and the state it moves its callback to, stored in one transaction."""
-
-    claim: "DueCallback"
-    attempt: Attempt
-    next_attempt_at: int | None
-    """When the next attempt is due; None where there is none."""
-
-
-class Registration(_Noun, frozen=True, kw_only=True):
+class Registration(Noun, frozen=True, kw_only=True):
     """What the store made of a NewCallback: the callback that now stands, and whether this request created it."""
 
     callback: Callback
     created: bool
-
-
-class DueTask(_Noun, frozen=True, kw_only=True):
-    """A claimed task that is to be polled now."""
-
-    seq: int
-    upstream: str
-    watchers: str
-    """The clients that it is polled for, with a comma between two."""
-    task_id: str
-    created_at: int
-    """When the gateway began to watch it."""
-    born_at: int | None
-    """When it was created by the upstream's word, or ``created_at`` without one; None until it has told of the task."""
-    model: str | None
-    """Which model works on it; None until its client, its creation or a poll has told."""
-    polls: int
-    failures: int
-    """Polls in a row that brought no usable answer."""
-    last_polled_at: int | None
-    due_at: int
-    read_until: int | None = None
-    """Until when the proxy's readers wait for it, where any have."""
-
-
-class DueGroup(NamedTuple):
-    """What the same clients watch of one upstream: a task that two of them watch waits behind neither's others."""
-
-    watchers: str
-    due_at: int
-    """When the longest due unclaimed one of its tasks is, or earlier than that."""
-    claimed: int
-    """How many of its tasks are claimed."""
-
-
-class Lane(NamedTuple):
-    """One client's webhooks to one receiver: what one of them does holds up no other."""
-
-    client: str
-    receiver: str
-
-
-class Share(NamedTuple):
-    """What may be claimed of a lane."""
-
-    lane: Lane
-    room: int
-    """So many webhooks at most."""
-    retries: bool
-    """Whether retries may be among them."""
-
-
-class BodyParts(_Noun, frozen=True, kw_only=True):
-    """What the body of a webhook is made of, but for its callback's id; the same for every attempt."""
-
-    outcome: Outcome
-    settled_at: int
-    metadata: bytes
-    format: Format = Format.STANDARD
-
-
-class DueCallback(_Noun, frozen=True, kw_only=True):
-    """A claimed callback whose webhook is to be sent now."""
-
-    seq: int
-    id: str
-    task_id: str
-    client: str
-    url: str
-    receiver: str
-    format: Format
-    attempts: int
-    """Attempts made so far, interrupted ones included."""
-    budget_used: int
-    """Attempts made so far that count against the retry schedule."""
-    redeliveries: int
-    """How often a fresh budget was given; the claim is void for retries once this has moved on."""
-    due_at: int
-    fence: int
-    """Which claim of it this is: each one after it voids it. Always 0 with one process."""
-    trace: str | None
-    """As in NewCallback."""
-    body_bytes: int
-    """How large its body is at most, but for its own id and metadata."""
-    body: BodyParts | bytes | None
-    """What the body is made of, or the body itself, where it is small; else the store is asked for it."""
-
-    @property
-    def claim(self) -> tuple[int, int]:
-        """What no other claim is called."""
-        return self.seq, self.fence
-
-    @property
-    def retry(self) -> bool:
-        """Whether this is not the first attempt of its budget."""
-        return self.budget_used > 0
-
-    @property
-    def lane(self) -> Lane:
-        return Lane(self.client, self.receiver)
 
 
 class Backlog(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from collections.abc import Container
 
 import httpx
 
-from gateway.core.model import Lane
+from gateway.core.claims import Lane
 from gateway.core.urls import cached_by_url, prefix_of
 
 

@@ -1,7 +1,6 @@
 """How fast to ask: several windows over one key, none of them ever exceeded.
 
-Owns the count; pure: the time is passed in, in seconds of any steady clock. Must not wait or send. Called by
-``gateway.upstream.budget`` for requests to an upstream, and by ``gateway.api.auth`` for those of a client.
+Owns the count; pure: the time is passed in, in seconds of any steady clock. Must not wait or send.
 
 A request counts from the moment it is sent until a window's length after its answer came. Whenever between the two
 the other side counted it, and however its window is cut, it never sees more than the limit.

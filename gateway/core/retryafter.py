@@ -1,6 +1,6 @@
 """How long a server asks to wait: what its header says, in seconds.
 
-Pure: must not cap what it reads. Called by ``gateway.upstream`` and ``gateway.webhook.sender``.
+Pure: must not cap what it reads.
 """
 
 import re

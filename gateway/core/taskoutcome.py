@@ -2,7 +2,7 @@
 
 Owns how the members of an outcome are read from the gateway's JSON (``gateway.api.openapi`` has them all). What the
 upstream sent may be of any type, and none of it is a reason to refuse the rest: what does not fit is None here, and
-stands in ``raw`` as it came. Called by ``gateway.client`` and ``gateway.receiver``; imports nothing.
+stands in ``raw`` as it came. Imports nothing.
 """
 
 from collections.abc import Mapping

@@ -11,7 +11,8 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
-from gateway.core.model import Attempt, DueCallback
+from gateway.core.claims import DueCallback
+from gateway.core.model import Attempt
 
 OFF: "nullcontext[None]" = nullcontext()
 """In the place of a span where nothing is traced."""

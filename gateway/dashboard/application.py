@@ -1,7 +1,7 @@
 """The pages' routes: who may see each, what is done with forms, and how errors look.
 
 Owns that every page of the dashboard asks who looks, and every form proves where it comes from; the manual, which holds
-no secret, asks nobody. What a page shows stands beside this module, in views. Called by ``site``.
+no secret, asks nobody. What a page shows stands in modules beside this one. Called by ``site``.
 """
 
 import asyncio

@@ -5,8 +5,8 @@ Owns that a webhook which finds no place goes back, and where to. Called by the 
 
 import asyncio
 
+from gateway.core.claims import DueCallback, Lane, Share
 from gateway.core.errors import StoreError
-from gateway.core.model import DueCallback, Lane, Share
 from gateway.store import Outbox
 from gateway.webhook.bulkhead import Bulkhead
 

@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 import msgspec
 import structlog
 
+from gateway.core.claims import AttemptRecord, DueCallback, Lane
 from gateway.core.clock import Clock, wait_for_event
 from gateway.core.errors import OutOfResources, StoreError
 from gateway.core.memory import SMALL, Memory
-from gateway.core.model import Attempt, AttemptRecord, AttemptResult, DueCallback, Lane
+from gateway.core.model import Attempt, AttemptResult
 from gateway.core.telemetry import Metrics
 from gateway.core.tracing import Tracing
 from gateway.loops.claiming import claim_due
@@ -34,7 +35,7 @@ from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.limits import ReceiverLimits
 from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import NOT_COUNTED, OF_PROXY, Found, Sender, SendResult
+from gateway.webhook.sender import OF_PROXY, Found, Sender, SendResult
 
 __all__ = ["Deliverer"]
 
@@ -274,7 +275,7 @@ class Deliverer:
             status_code=sent.status_code,
             retry_after_s=sent.retry_after_s,
             rng=self._rng,
-            counts=sent.reason not in NOT_COUNTED,
+            counts=sent.counts,
         )
         attempt = Attempt(
             number=claim.attempts + 1,

@@ -8,7 +8,8 @@ receiver that refuses every signature is well by that. Called by ``deliverer``.
 from collections import OrderedDict
 from typing import NamedTuple
 
-from gateway.core.model import Attempt, AttemptResult, Lane
+from gateway.core.claims import Lane
+from gateway.core.model import Attempt, AttemptResult
 
 _REMEMBERED = 1000
 

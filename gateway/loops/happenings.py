@@ -10,6 +10,7 @@ replica sends it and whatever was restarted meanwhile. Of an upstream only the r
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from gateway.core.claims import Lane
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
 from gateway.core.eventledger import (
@@ -19,7 +20,6 @@ from gateway.core.eventledger import (
     UPSTREAM_REFUSED,
     Ledger,
 )
-from gateway.core.model import Lane
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.failing import Failures
 from gateway.store.eventport import Events

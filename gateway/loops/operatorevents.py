@@ -22,7 +22,7 @@ from gateway.store.eventport import Events
 from gateway.webhook.eventbody import event_body, words_of
 from gateway.webhook.headers import ClientHeaders
 from gateway.webhook.retry import RetryPolicy
-from gateway.webhook.sender import NOT_COUNTED, Sender
+from gateway.webhook.sender import Sender
 
 _log = structlog.get_logger()
 
@@ -133,7 +133,7 @@ class OperatorEvents:
             status_code=sent.status_code,
             retry_after_s=sent.retry_after_s,
             rng=self._rng,
-            counts=sent.reason not in NOT_COUNTED,
+            counts=sent.counts,
         )
         number = event.attempts + 1
         if decision.delay_s is not None:

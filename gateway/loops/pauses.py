@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 import msgspec
 import structlog
 
+from gateway.core.claims import Lane
 from gateway.core.clock import Clock
 from gateway.core.errors import Conflict, StoreError
-from gateway.core.model import Lane
 from gateway.core.pausing import holds_back
 from gateway.store import Housekeeping
 

@@ -18,9 +18,9 @@ from functools import partial
 
 import structlog
 
+from gateway.core.claims import DueTask
 from gateway.core.clock import Clock, Moment, wait_for_event
 from gateway.core.errors import StoreError
-from gateway.core.model import DueTask
 from gateway.core.telemetry import Metrics
 from gateway.core.tracing import SpanOfPoll, Tracing
 from gateway.loops.expiry import Expiry

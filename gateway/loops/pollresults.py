@@ -15,10 +15,11 @@ from typing import TypeVar
 import structlog
 
 from gateway.core import pollhistory
+from gateway.core.claims import DueTask
 from gateway.core.clock import Clock, Moment
 from gateway.core.errors import StoreLocked
 from gateway.core.memory import SMALL
-from gateway.core.model import DueTask, PollRecord, Settlement, TaskState
+from gateway.core.model import PollRecord, Settlement, TaskState
 from gateway.core.pollhistory import Why
 from gateway.core.telemetry import Metrics
 from gateway.core.tracing import OFF, Tracing

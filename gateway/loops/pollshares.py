@@ -11,7 +11,7 @@ it has half of all alone, and leaves some to whoever comes.
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from gateway.core.model import DueGroup, DueTask
+from gateway.core.claims import DueGroup, DueTask
 from gateway.store import TaskQueue
 from gateway.upstream.turns import Rotation
 

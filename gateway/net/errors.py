@@ -1,7 +1,7 @@
 """Why a request has no answer: the one error of the outbound client, which carries all that is known.
 
 Owns the reasons, and what they make of the operating system's errors. Knows no advice, which differs for a receiver
-and an upstream. Raised by ``transport``, ``http1`` and ``oddanswers``; told by ``sender`` and ``upstream.api``.
+and an upstream. Raised by the modules beside it; told by ``sender`` and ``upstream.api``.
 """
 
 import asyncio

@@ -20,13 +20,12 @@ from gateway.config.egressproxy import EgressProxy
 from gateway.core.errors import without_frames
 from gateway.net.errors import ExchangeFailed, Reason, cut_short_by, not_connected
 from gateway.net.guard import Target
-from gateway.net.transport import PooledTransport, tcp
+from gateway.net.transport import MOST_ADDRESSES, PooledTransport, tcp
 
 _DIAL_S = 5.0
 """For so long the proxy itself is dialled: well below an attempt's time, else a dead one looks like a slow receiver."""
 _CONNECT_S = 8.0
 """For so long it may take to connect: together with the dial still less than an attempt's time by default."""
-_MOST_ADDRESSES = 4
 _MAX_HEAD = 16 * 1024
 _TOO_LATE = TimeoutError(errno.ETIMEDOUT, f"it did not answer within {_DIAL_S:g} s")
 _NO_TIME = "it did not answer within the attempt's time"
@@ -67,7 +66,7 @@ class ProxiedTransport(PooledTransport):
     ) -> socket.socket:
         try:
             async with asyncio.timeout(_DIAL_S):
-                its = (await self._look_up(self._at))[:_MOST_ADDRESSES]
+                its = (await self._look_up(self._at))[:MOST_ADDRESSES]
                 opened = await super()._connected_socket(destination, its, failures)
         except ExchangeFailed as exc:
             raise self._failed(exc) from without_frames(exc)

@@ -28,10 +28,11 @@ from gateway.net.guard import DEFAULT_PORTS, Netguard, Resolve, Target
 from gateway.net.http1 import Connection
 from gateway.net.tls import client_context
 
+MOST_ADDRESSES = 4
+"""Of a name that are tried: it may have hundreds, and each is a socket."""
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _TARGET = re.compile(rb"[!-~]+")
 _NEXT_ADDRESS_S = 0.25  # RFC 8305 §5: after this the next address of a name is tried beside the one before
-_MOST_ADDRESSES = 4  # of a name that are tried: it may have hundreds, and each is a socket
 _AT_ONCE = 2
 _NEXT_PAIR_S = 3.0  # after this two addresses that have not answered make room for the next two
 
@@ -242,7 +243,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         addresses = await self._look_up(destination)
         if self._guard is not None and addresses[0] != destination.host:
             await self._guard.check_addresses(destination, addresses)
-        return _by_turns(addresses)[:_MOST_ADDRESSES]
+        return _by_turns(addresses)[:MOST_ADDRESSES]
 
     async def _look_up(self, destination: Target) -> Sequence[str]:
         """Return at least one address. Raises ExchangeFailed."""

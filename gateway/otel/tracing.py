@@ -42,7 +42,8 @@ from opentelemetry.trace import (
 from opentelemetry.trace import Span as SdkSpan
 
 from gateway import __version__
-from gateway.core.model import Attempt, DueCallback
+from gateway.core.claims import DueCallback
+from gateway.core.model import Attempt
 from gateway.core.tracecontext import headers_of
 from gateway.core.tracing import MOST_TRACES, PollCall, Span, current
 from gateway.core.urls import cached_by_url, receiver_of

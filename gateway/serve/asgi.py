@@ -2,7 +2,7 @@
 
 Owns: listening, and a close that takes less than a second whatever the clients do. uvicorn's HTTP protocol is used
 without ``uvicorn.Server``, which captures signals, exits the process when a port is taken and closes in steps of
-100 ms. Must not know what it serves. Called by the simulator, the demo's receiver and the tests; the gateway itself
+100 ms. Must not know what it serves. The gateway itself
 runs under ``uvicorn.Server``, and has only its socket and uvicorn's settings from here.
 """
 

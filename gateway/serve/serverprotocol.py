@@ -3,7 +3,8 @@
 Owns that a request is framed by its length or its chunks whatever it asks to be upgraded to, which a server may ignore
 (RFC 9110 §7.8), which host it names, and that what follows a body in chunks is no header (§6.5.1): whatever stands in
 front of a server has not looked at it. And that blanks behind a header's value, which the parser leaves there, are no
-part of it (§5.5). Knows no limit and no route. ``inbound`` builds on it; the simulator and ``asgi`` use it as it is.
+part of it (§5.5). Knows no limit and no route. ``closing`` builds on it, and ``inbound`` on that; the simulator and
+``asgi`` use it as it is.
 
 llhttp, the parser under httptools, ends such a request at its head: the bytes of its body would be lost, or served as a
 request of their own. The JDK's HttpClient and ``curl --http2`` ask for h2c with every request over http.

@@ -13,23 +13,17 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from gateway.core.claims import AttemptRecord, BodyParts, DueCallback, DueGroup, DueTask, Lane, Share
 from gateway.core.model import (
     Attempt,
-    AttemptRecord,
     Backlog,
-    BodyParts,
     Callback,
     CallbackState,
-    DueCallback,
-    DueGroup,
-    DueTask,
     ExpiredTask,
-    Lane,
     NewCallback,
     PollRecord,
     Registration,
     Settlement,
-    Share,
     Task,
 )
 from gateway.core.pollhistory import PastPoll

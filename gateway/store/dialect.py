@@ -1,7 +1,8 @@
 """The names of the statements, which each engine has in its own dialect: what they take, and what they return.
 
 A module of constants is one: each engine has five. *Rows*: over many rows (``engine.Rows``), which have these columns;
-else run once, with the parameters in this order, or named. Owns no SQL; called by the ports through their engine.
+else run once, with the parameters in this order, or named. Owns no SQL, but for how a lane is written; called by the
+ports through their engine.
 """
 
 from typing import Any, NamedTuple, Protocol

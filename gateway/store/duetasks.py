@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from msgspec import convert
 
-from gateway.core.model import DueGroup, DueTask
+from gateway.core.claims import DueGroup, DueTask
 from gateway.store.engine import Engine, Lead, Work
 
 _ALWAYS: Lead = ("", 0)  # no other process can

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
-from gateway.core.model import AttemptRecord, DueCallback, Lane, Share
+from gateway.core.claims import AttemptRecord, DueCallback, Lane, Share
 from gateway.store.dialect import CreateStatements, DeliverStatements, ReadStatements, SearchStatements, Statements
 
 T = TypeVar("T")

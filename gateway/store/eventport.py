@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
+from gateway.core.claims import Lane
 from gateway.core.eventledger import Ledger
-from gateway.core.model import Lane
 
 T = TypeVar("T")
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from gateway.core.claims import AttemptRecord, Lane
 from gateway.core.eventledger import Died, Ledger
-from gateway.core.model import AttemptRecord, Lane
 from gateway.store.engine import Engine, Run, Work
 from gateway.store.writer import Writer
 from gateway.store.writes import Kind

@@ -6,7 +6,7 @@ rows at the start and notes whatever changes them.
 
 import heapq
 
-from gateway.core.model import Lane
+from gateway.core.claims import Lane
 from gateway.store.rows import FOREVER
 
 _OUT_OF_DATE = 64  # entries that a heap may have beside as many as are in date

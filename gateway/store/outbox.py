@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from gateway.core.model import AttemptRecord, AttemptResult, BodyParts, DueCallback, Lane, Share
+from gateway.core.claims import AttemptRecord, BodyParts, DueCallback, Lane, Share
+from gateway.core.model import AttemptResult
 from gateway.store import Choose, Claimed, rows
 from gateway.store.engine import Engine, Rows, Touched, Work
 from gateway.store.events import StoreEvents

@@ -12,18 +12,9 @@ from typing import Any
 from msgspec import convert
 
 from gateway.core import pollhistory
+from gateway.core.claims import Lane
 from gateway.core.errors import StoreError, StorePartly
-from gateway.core.model import (
-    Attempt,
-    Backlog,
-    Callback,
-    CallbackState,
-    Format,
-    Lane,
-    NewCallback,
-    Registration,
-    Task,
-)
+from gateway.core.model import Attempt, Backlog, Callback, CallbackState, Format, NewCallback, Registration, Task
 from gateway.core.pausing import holds_back
 from gateway.core.pollhistory import PastPoll
 from gateway.core.reads import PollAgain, ReadTask, ReadWatch, Watched

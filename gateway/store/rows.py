@@ -10,16 +10,14 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import convert
 
+from gateway.core.claims import AttemptRecord, BodyParts, DueCallback
 from gateway.core.creates import CreateAnswer, KnownCreate, NewCreate
 from gateway.core.memory import SMALL
 from gateway.core.model import (
     Attempt,
-    AttemptRecord,
     AttemptResult,
-    BodyParts,
     Callback,
     CallbackState,
-    DueCallback,
     NewCallback,
     PollRecord,
     Settlement,

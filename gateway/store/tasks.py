@@ -12,7 +12,8 @@ from typing import Any
 
 import structlog
 
-from gateway.core.model import ExpiredTask, Format, Lane, PollRecord, Settlement, weight
+from gateway.core.claims import Lane
+from gateway.core.model import ExpiredTask, Format, PollRecord, Settlement, weight
 from gateway.core.tracing import MOST_TRACES
 from gateway.store import rows
 from gateway.store.dialect import OWED_AT_ONCE

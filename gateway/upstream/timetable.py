@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from gateway.core.claims import DueTask
 from gateway.core.clock import Clock
-from gateway.core.model import DueTask
 from gateway.core.pollhistory import Why
 from gateway.upstream.answer import PollResult
 from gateway.upstream.distribution import Distribution

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from math import inf
 from typing import NamedTuple, TypeVar
 
-from gateway.core.model import DueTask
+from gateway.core.claims import DueTask
 from gateway.upstream.answer import TELLS, PollKind, PollResult
 from gateway.upstream.key import UpstreamKey
 

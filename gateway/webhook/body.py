@@ -14,9 +14,10 @@ from typing import Any, TypeGuard
 import msgspec
 
 from gateway.core import lenientjson
+from gateway.core.claims import BodyParts
 from gateway.core.clock import to_iso
 from gateway.core.jsontemplate import filled
-from gateway.core.model import BodyParts, Format, Outcome, TaskState
+from gateway.core.model import Format, Outcome, TaskState
 
 _EVENT_TYPE = {
     TaskState.SUCCESS: "task.succeeded",

@@ -25,7 +25,7 @@ from typing import TypeVar
 
 import msgspec
 
-from gateway.core.model import DueCallback, Lane, Share
+from gateway.core.claims import DueCallback, Lane, Share
 from gateway.core.pausing import holds_back
 from gateway.webhook.limits import ReceiverLimits, Usage
 from gateway.webhook.waiting import Waiting

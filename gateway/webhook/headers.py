@@ -1,7 +1,8 @@
-"""The headers that each client's webhooks carry: content type, signatures by its secrets, its own static ones.
+"""The headers of a webhook: content type, signatures, its client's and its receiver's own, a trace's; of an event, too.
 
 Owns that no client's secret or header gets into another's webhooks, and the signature that receivers of the API
-family's own callbacks know, for those of format record. Called by the deliverer; built by the wiring.
+family's own callbacks know, for those of format record; and that no secret of theirs stands in what an answer is
+kept of. Built by the wiring.
 """
 
 import hmac
@@ -11,8 +12,9 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from gateway.core.claims import DueCallback
 from gateway.core.masking import Mask
-from gateway.core.model import DueCallback, Format
+from gateway.core.model import Format
 from gateway.core.tracecontext import headers_of
 from gateway.signature import Signer
 from gateway.webhook.receivers import Receivers

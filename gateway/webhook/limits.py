@@ -11,7 +11,7 @@ be sent at once.
 import sys
 from collections.abc import Callable, Sequence
 
-from gateway.core.model import Lane
+from gateway.core.claims import Lane
 from gateway.core.ratelimit import RateLimiter, RateWindow
 
 _MOST = sys.maxsize

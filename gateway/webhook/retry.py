@@ -1,7 +1,6 @@
 """When to try a webhook again, and when to stop.
 
-Owns the retry schedule and the rules that a receiver's answer sets; pure: the random source is passed in. Called by
-the deliverer after every attempt.
+Owns the retry schedule and the rules that a receiver's answer sets; pure: the random source is passed in.
 """
 
 import math

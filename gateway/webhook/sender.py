@@ -21,13 +21,13 @@ from gateway.webhook.explaining import OF_CALLBACK, Peer, Reason, explained, exp
 from gateway.webhook.limits import ProxyHealth
 from gateway.webhook.receivers import Receivers, ReceiverTable
 
-__all__ = ["NOT_COUNTED", "OF_PROXY", "Found", "SendResult", "Sender"]
+__all__ = ["OF_PROXY", "Found", "SendResult", "Sender"]
 
 _USER_AGENT = f"webhook-bridging-gateway/{__version__}"
 
-NOT_COUNTED: frozenset[Reason | None] = frozenset({"proxy_unreachable", "proxy_auth"})
+_NOT_COUNTED: frozenset[Reason | None] = frozenset({"proxy_unreachable", "proxy_auth"})
 """Of attempts that never got past our own egress proxy."""
-OF_PROXY = NOT_COUNTED | {"proxy_failed", "proxy_timeout"}
+OF_PROXY = _NOT_COUNTED | {"proxy_failed", "proxy_timeout"}
 """Of those that say nothing of the receiver, or nothing for certain."""
 _MAX_BODY = 64 * 1024
 _EXCERPT = 1024
@@ -47,6 +47,11 @@ class SendResult(msgspec.Struct, frozen=True, kw_only=True):
     """How long the receiver asked to be left alone, only with 429 and 503; or how long its proxy is."""
     excerpt: bytes
     """The first 1 KiB of the answer's body."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it counts as an attempt: not where it never got past our own egress proxy."""
+        return self.reason not in _NOT_COUNTED
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,9 +232,9 @@ class _Arrived:
 def _tell(proxy: ProxyHealth, reason: Reason | None, now_s: float) -> float | None:
     """Tell what an attempt says of the proxy that it went through; return for how long that is left alone."""
     silent = reason in ("timeout", "proxy_timeout")
-    if reason in NOT_COUNTED or (silent and proxy.failures):
+    if reason in _NOT_COUNTED or (silent and proxy.failures):
         left_alone_s = proxy.fails(now_s)
-        return left_alone_s if reason in NOT_COUNTED else None
+        return left_alone_s if reason in _NOT_COUNTED else None
     if not silent and reason != "blocked":
         proxy.works()
     return None

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import chain
 
-from gateway.core.model import Lane
+from gateway.core.claims import Lane
 
 
 class Waiting:

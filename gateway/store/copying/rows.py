@@ -1,8 +1,7 @@
 """A row as copying passes it on: the bytes that stand for it in PostgreSQL's binary COPY, whatever database it is of.
 
 So what PostgreSQL sends needs no decoding to be counted or to be written to another, and the digests of two databases
-are of the same bytes. Owns that form and the digest; pure. Called by ``copying`` and by the
-engines' ``copyside``.
+are of the same bytes. Owns that form and the digest; pure. Called by ``copying`` and by the engines' ``copyside``.
 
 https://www.postgresql.org/docs/current/sql-copy.html, "Binary Format"
 """

@@ -7,16 +7,15 @@ engines' ``copyside``.
 
 from typing import NamedTuple
 
+MOST_WATCHERS = 32
+"""Clients that a task names as waiting for it: an entry of PostgreSQL's index has room for no more. The others wait
+with these, and none is lost: who waits is known from the callbacks."""
+
 COPYING = "copying"
 """Key in ``meta`` of the mark of a copy that is not finished."""
 
 OWN_META = ("schema", COPYING)
 """Keys in ``meta`` that say something of the database they stand in."""
-
-
-MOST_WATCHERS = 32
-"""Clients that a task names as waiting for it: an index of PostgreSQL has room for no more. The others wait with these,
-and none is lost: who waits is known from the callbacks."""
 
 
 class Table(NamedTuple):

@@ -7,7 +7,7 @@ are ``database.py``'s, the claims of webhooks ``webhookleases.py``'s, what repli
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
-from gateway.core.model import AttemptRecord
+from gateway.core.claims import AttemptRecord
 from gateway.store import rows
 from gateway.store.dialect import CreateStatements, DeliverStatements, ReadStatements, SearchStatements, Statements
 from gateway.store.engine import Blame, Column, Hints, Lead, Rows, Run, Touched, WebhookClaims, Work

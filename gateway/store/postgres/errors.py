@@ -1,7 +1,7 @@
 """What PostgreSQL's errors mean: whose fault each is, what is wrong with the database, and what to do about it.
 
 Owns the words, and that none of them shows a row: the server's may quote its values, which are URLs, keys and metadata.
-Called by ``database``, ``schema`` and the wiring; nothing else looks at an SQLSTATE.
+Nothing else looks at an SQLSTATE, but for ``schema`` at the one of a table that is not there.
 """
 
 import ssl

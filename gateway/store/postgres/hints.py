@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 import structlog
 
+from gateway.core.claims import Lane
 from gateway.core.errors import StoreError
-from gateway.core.model import Lane
 from gateway.store.postgres.database import PostgresDatabase
 
 _log = structlog.get_logger()

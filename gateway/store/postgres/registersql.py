@@ -1,7 +1,8 @@
 """The statements of registering, a part of ``sql.py``, for its size: steps in one transaction, over all that wait."""
 
+from gateway.store.copying.tables import MOST_WATCHERS
 from gateway.store.dialect import NEW_CALLBACK
-from gateway.store.postgres.statements import CALLBACK, MOST_NAMED, TASK, given
+from gateway.store.postgres.statements import CALLBACK, TASK, given
 
 # A task by its names, for each of some rows.
 _NAMED_TASK = "LATERAL (SELECT * FROM tasks WHERE task_id = {0}.task_id AND upstream = {0}.upstream OFFSET 0) AS t"
@@ -86,7 +87,7 @@ UPDATE tasks SET next_poll_at = CASE WHEN polls = 0 THEN least(next_poll_at, :fi
             SELECT client FROM callbacks WHERE task_seq = :seq AND state = 'waiting' OFFSET 0) AS waiting
         UNION
         SELECT unnest(string_to_array(watchers, ',')) COLLATE "C" WHERE read_until IS NOT NULL
-        ORDER BY client LIMIT {MOST_NAMED}) AS who)
+        ORDER BY client LIMIT {MOST_WATCHERS}) AS who)
 WHERE seq = :seq AND next_poll_at IS NOT NULL AND :client <> ALL (string_to_array(watchers, ','))
 RETURNING seq, upstream, watchers, next_poll_at
 """  # noqa: S608 - as above

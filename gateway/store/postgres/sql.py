@@ -8,8 +8,9 @@ name, by an index. ``OFFSET 0`` keeps the planner from another order, ``PLANNER`
 The ports have all of them here, through their engine; a part stands in ``registersql.py``.
 """
 
+from gateway.core.claims import DueTask
 from gateway.core.memory import SMALL
-from gateway.core.model import Attempt, CallbackState, DueTask
+from gateway.core.model import Attempt, CallbackState
 from gateway.core.pollhistory import KEPT, MOST, SIZE
 from gateway.store.dialect import LANE as _LANE
 from gateway.store.dialect import OWED_AT_ONCE

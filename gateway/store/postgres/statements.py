@@ -12,9 +12,6 @@ CALLBACK = ", ".join(f"c.{name}" for name in Callback.__struct_fields__ if name 
 TASK = ", ".join(f"t.{name}" for name in Task.__struct_fields__ if name not in ("outcome", "outcome_bytes"))
 """A callback is shown with its task but without the outcome, which may be large."""
 
-MOST_NAMED = 32
-"""Watchers that a task names: an entry of an index has room for no more. Who is not named waits with the others."""
-
 
 def given(name: str, *columns: str, place: bool = False) -> str:
     """Make the rows that are handed over as an array for each column; ``place`` counts them from 1.

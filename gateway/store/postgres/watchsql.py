@@ -1,8 +1,9 @@
-"""The statements of watched reads, as ``sql.py`` has all others: ``dialect.ReadStatements``."""
+"""The statements of watched reads: ``dialect.ReadStatements``."""
 
 from gateway.core.memory import SMALL
 from gateway.core.reads import END_TOLD
-from gateway.store.postgres.statements import MOST_NAMED, TASK, given
+from gateway.store.copying.tables import MOST_WATCHERS
+from gateway.store.postgres.statements import TASK, given
 
 # The record where it is small, and the outcome where there is no record to answer from.
 SELECT_READ_TASK = f"""
@@ -47,7 +48,7 @@ ON CONFLICT (task_id, upstream) DO UPDATE SET
         WHEN excluded.watchers = ANY (string_to_array(t.watchers, ',')) THEN t.watchers
         ELSE (SELECT string_agg(name, ',' ORDER BY name) FROM (
             SELECT unnest(string_to_array(t.watchers, ',')) COLLATE "C" AS name UNION SELECT excluded.watchers
-            ORDER BY name LIMIT {MOST_NAMED}) AS who) END,
+            ORDER BY name LIMIT {MOST_WATCHERS}) AS who) END,
     created_at = CASE WHEN t.next_poll_at IS NULL THEN excluded.created_at ELSE t.created_at END,
     failures = CASE WHEN t.next_poll_at IS NULL OR excluded.polls > 0 THEN 0 ELSE t.failures END,
     last_error = CASE WHEN excluded.polls > 0 THEN NULL ELSE t.last_error END,

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from gateway.core.claims import DueCallback, Share
 from gateway.core.clock import Clock
 from gateway.core.errors import StoreError
-from gateway.core.model import DueCallback, Share
 from gateway.store import rows
 from gateway.store.engine import Due, Left, Rows, Touched, Work
 from gateway.store.postgres.database import PostgresDatabase

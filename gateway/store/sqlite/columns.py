@@ -3,7 +3,8 @@
 Owns no statement; ``sql.py``, ``searchsql.py`` and ``watchsql.py`` have them.
 """
 
-from gateway.core.model import Callback, DueTask, Task
+from gateway.core.claims import DueTask
+from gateway.core.model import Callback, Task
 from gateway.store.sqlite.atonce import at_once
 
 _OF_CALLBACK = [name for name in Callback.__struct_fields__ if name != "task"]

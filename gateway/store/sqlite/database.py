@@ -1,6 +1,6 @@
 """The connection to one SQLite file: opened, checked, brought up to date, and one statement at a time.
 
-Owns the pragmas, the migrations and transactions; knows no table but ``meta``. Called by the store's ports. Nothing is
+Owns the pragmas, the migrations and transactions; knows no table but ``meta``. Called by the engine. Nothing is
 written once ``filewatch`` has found the file gone.
 
 One connection, because SQLite 3.7.0 to 3.51.2 can lose a WAL reset with two; ``locking_mode=EXCLUSIVE`` keeps a second

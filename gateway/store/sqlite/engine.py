@@ -8,8 +8,8 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
+from gateway.core.claims import AttemptRecord, Lane
 from gateway.core.errors import StoreError
-from gateway.core.model import AttemptRecord, Lane
 from gateway.store import rows
 from gateway.store.dialect import CreateStatements, DeliverStatements, ReadStatements, SearchStatements, Statements
 from gateway.store.engine import Blame, Column, Hints, Lead, Result, Rows, Run, Step, Touched, WebhookClaims, Work

@@ -1,4 +1,5 @@
-"""Every statement the SQLite store runs, named. Rows come out in the order of a type's fields.
+"""The statements of SQLite, named, but for those of modules beside this one. Rows come out in the order of a type's
+fields.
 
 What many writes of one kind share is one statement over all their rows, which stand where it says ``(VALUES ?)``:
 ``rows.py`` makes them, ``statements.py`` puts them in.

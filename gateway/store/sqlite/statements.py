@@ -1,6 +1,6 @@
 """Statements that are made of a named one: over so many rows, or to count a part at a time.
 
-Pure but for ``run``, which is called in the database's thread. Called by the store's ports, and by ``sql.py``.
+Pure but for ``run``, which is called in the database's thread. Called by the engine, and by ``sql.py``.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The statements of watched reads, as ``sql.py`` has all others.
+"""The statements of watched reads: ``dialect.ReadStatements``.
 
 Called by ``watches.py``.
 """

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from sqlite3 import Connection
 
-from gateway.core.model import DueCallback, Lane, Share
+from gateway.core.claims import DueCallback, Lane, Share
 from gateway.store import rows
 from gateway.store.engine import Due, Left
 from gateway.store.sqlite import deliversql

@@ -9,9 +9,10 @@ import pytest
 from starlette.responses import Response
 
 from gateway.api.scrapes import BacklogMetrics
+from gateway.core.claims import Lane
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError
-from gateway.core.model import Backlog, Lane
+from gateway.core.model import Backlog
 from gateway.core.telemetry import Metrics
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream

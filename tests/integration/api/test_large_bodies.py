@@ -12,9 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.core.claims import BodyParts, DueCallback
 from gateway.core.errors import StoreError
 from gateway.core.lenientjson import cost
-from gateway.core.model import BodyParts, DueCallback
 from gateway.serve.asgi import serve_asgi
 from gateway.webhook.headers import ClientHeaders
 from tests.running import LIMIT_S, Running, running

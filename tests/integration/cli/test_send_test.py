@@ -180,3 +180,16 @@ async def test_its_secret_signs_for_the_command(tmp_path: Path) -> None:
         )
     assert done.exit_code == 0, done.output
     assert f"samples signed with {tmp_path}/secret" in done.output
+
+
+async def test_a_proxy_that_is_down_is_no_end(tmp_path: Path, unused_tcp_port: int) -> None:
+    """An attempt that never got past the gateway's own proxy counts against no schedule, however short that is."""
+    path = tmp_path / "gateway.toml"
+    path.write_text(f'[[receivers]]\nmatch = "http://127.0.0.1:1"\nproxy = "http://127.0.0.1:{unused_tcp_port}"')
+    through = load({"GATEWAY_CALLBACK_ALLOW": "127.0.0.1", "GATEWAY_RETRY_SCHEDULE": "0"}, path)
+    (only,) = await asyncio.to_thread(
+        run, through, "http://127.0.0.1:1/hooks", parse_secrets(SECRET), None, ("failed",), "standard"
+    )
+    assert not only.good
+    assert "it would be tried again in" in only.verdict
+    assert "does not count" in only.verdict

@@ -9,19 +9,9 @@ from unittest.mock import AsyncMock, Mock
 import msgspec
 import pytest
 
+from gateway.core.claims import AttemptRecord, DueCallback, Lane, Share
 from gateway.core.errors import StoreError
-from gateway.core.model import (
-    Attempt,
-    AttemptRecord,
-    AttemptResult,
-    Callback,
-    DueCallback,
-    Lane,
-    Outcome,
-    Settlement,
-    Share,
-    TaskState,
-)
+from gateway.core.model import Attempt, AttemptResult, Callback, Outcome, Settlement, TaskState
 from gateway.loops.claiming import claim_due
 from gateway.store.sqlite.store import SqliteStore
 from gateway.webhook.bulkhead import Bulkhead

@@ -10,11 +10,9 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.core.claims import AttemptRecord
 from gateway.core.errors import OutOfResources, StoreError
-from gateway.core.model import (
-    AttemptRecord,
-    CallbackState,
-)
+from gateway.core.model import CallbackState
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.net.errors import ExchangeFailed
 from gateway.store import Claimed

@@ -7,9 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.core.model import (
-    Lane,
-)
+from gateway.core.claims import Lane
 from gateway.loops.supervisor import Supervisor
 from gateway.store.sqlite import webhookclaims
 from gateway.webhook.bulkhead import Bulkhead

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.core.model import DueCallback
+from gateway.core.claims import DueCallback
 from gateway.core.ratelimit import RateWindow
 from gateway.webhook.limits import ReceiverLimits, Usage
 from tests.delivering import Receiver, new_life, owed

@@ -8,9 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gateway.core.model import (
-    DueCallback,
-)
+from gateway.core.claims import DueCallback
 from gateway.webhook.body import callback_parts, webhook_body
 from gateway.webhook.sender import Found, SendResult
 from tests.delivering import Receiver, new_life, owed, results

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from gateway.core.claims import DueCallback
 from gateway.core.clock import SystemClock
 from gateway.core.memory import Memory
-from gateway.core.model import DueCallback, Outcome, Settlement, TaskState
+from gateway.core.model import Outcome, Settlement, TaskState
 from gateway.core.telemetry import Metrics
 from gateway.loops.deliverer import Deliverer
 from gateway.loops.supervisor import Supervisor

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import httpx
 
-from gateway.core.model import Callback, Lane, Outcome, Settlement, TaskState
+from gateway.core.claims import Lane
+from gateway.core.model import Callback, Outcome, Settlement, TaskState
 from gateway.loops.supervisor import Supervisor
 from gateway.net.errors import ExchangeFailed
 from gateway.upstream.answer import PollResult

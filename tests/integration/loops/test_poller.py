@@ -8,7 +8,8 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.model import CallbackState, DueTask, TaskState
+from gateway.core.claims import DueTask
+from gateway.core.model import CallbackState, TaskState
 from gateway.core.ratelimit import RateWindow
 from gateway.core.reads import ReadWatch
 from gateway.loops.supervisor import HEARTBEAT_S

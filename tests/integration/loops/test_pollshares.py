@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.core.model import DueTask, PollRecord, Registration
+from gateway.core.claims import DueTask
+from gateway.core.model import PollRecord, Registration
 from gateway.loops.pollshares import PollShares
 from gateway.store.sqlite.store import SqliteStore
 from tests.nouns import NOW

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from gateway.config.profile import Profile
-from gateway.core.model import DueTask
+from gateway.core.claims import DueTask
 from gateway.core.ratelimit import RateWindow
 from gateway.loops.supervisor import HEARTBEAT_S
 from gateway.upstream.answer import PollKind, PollResult

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from gateway.core.claims import DueCallback
 from gateway.core.clock import SteeredClock, SystemClock
-from gateway.core.model import DueCallback, Outcome, Settlement, TaskState
+from gateway.core.model import Outcome, Settlement, TaskState
 from gateway.loops.claiming import claim_due
 from gateway.store.postgres.store import PostgresStore
 from gateway.store.postgres.url import Servers

@@ -12,10 +12,10 @@ from typing import Any, cast
 
 import pytest
 
+from gateway.core.claims import AttemptRecord
 from gateway.core.creates import CreateAnswer, NewCreate
 from gateway.core.model import (
     Attempt,
-    AttemptRecord,
     AttemptResult,
     Callback,
     CallbackState,

@@ -5,8 +5,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from gateway.core.claims import DueCallback
 from gateway.core.eventledger import RECEIVER_FAILING, Ledger
-from gateway.core.model import AttemptResult, CallbackState, DueCallback
+from gateway.core.model import AttemptResult, CallbackState
 from gateway.store import Store
 from tests.lanes import claim_webhooks
 from tests.storing import NOW, NewStore, attempt_of, brought_to, claim, lapse, look, new, opened, registered, settle

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from gateway.core.model import AttemptResult, Backlog, CallbackState, Lane
+from gateway.core.claims import Lane
+from gateway.core.model import AttemptResult, Backlog, CallbackState
 from gateway.store import Store
 from gateway.store.housekeeping import StoreHousekeeping
 from tests.lanes import claim_webhooks

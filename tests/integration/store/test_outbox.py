@@ -9,15 +9,9 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from gateway.core.claims import Lane, Share
 from gateway.core.memory import SMALL
-from gateway.core.model import (
-    AttemptResult,
-    CallbackState,
-    Lane,
-    Outcome,
-    Share,
-    TaskState,
-)
+from gateway.core.model import AttemptResult, CallbackState, Outcome, TaskState
 from gateway.core.urls import receiver_of
 from gateway.store import Store
 from gateway.webhook.body import body_template, webhook_body

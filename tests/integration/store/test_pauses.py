@@ -5,9 +5,9 @@ from contextlib import AsyncExitStack
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.core.claims import Lane
 from gateway.core.clock import SystemClock
 from gateway.core.errors import Conflict, StoreError
-from gateway.core.model import Lane
 from gateway.loops import pauses as module
 from gateway.loops.pauses import Pauses
 from gateway.store import Store

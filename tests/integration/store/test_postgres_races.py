@@ -10,18 +10,9 @@ from typing import Any
 
 import pytest
 
+from gateway.core.claims import AttemptRecord, DueCallback
 from gateway.core.creates import CreateAnswer, NewCreate
-from gateway.core.model import (
-    Attempt,
-    AttemptRecord,
-    AttemptResult,
-    CallbackState,
-    DueCallback,
-    Format,
-    NewCallback,
-    PollRecord,
-    Settlement,
-)
+from gateway.core.model import Attempt, AttemptResult, CallbackState, Format, NewCallback, PollRecord, Settlement
 from gateway.core.reads import PollAgain, ReadWatch
 from gateway.store import rows
 from gateway.store.engine import Rows, Run, Work

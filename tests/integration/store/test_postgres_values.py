@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from gateway.core.model import CallbackState
+from gateway.store.copying.tables import MOST_WATCHERS
 from gateway.store.postgres import createsql, deliversql, sql, watchsql
-from gateway.store.postgres.statements import MOST_NAMED
 from tests.pgstatements import Session
 from tests.postgres import Database
 
@@ -125,12 +125,12 @@ async def test_the_longest_names_fit_into_the_indexes(session: Session) -> None:
         await registered(session, "t" * 255, url)
     wanted = [("kie", "t" * 255, "ann", url, place) for place, url in enumerate(urls)]
     assert [row[3] for row in await session.rows(sql.SELECT_REGISTERED, *wanted)] == urls
-    names = [f"client-{number:057}" for number in range(MOST_NAMED + 5)]
+    names = [f"client-{number:057}" for number in range(MOST_WATCHERS + 5)]
     for name in names:
         seq = await registered(session, "watched", client=name)
         await session.run(sql.WATCH_TASK, {"seq": seq, "client": name, "first_poll_at": 2})
     ((watchers,),) = await session.table("SELECT watchers FROM tasks WHERE task_id = 'watched'")
-    assert watchers.split(",") == names[:MOST_NAMED]
+    assert watchers.split(",") == names[:MOST_WATCHERS]
 
 
 async def test_two_urls_that_begin_alike_are_two(session: Session) -> None:

@@ -6,8 +6,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from gateway.core.claims import DueCallback
 from gateway.core.memory import SMALL
-from gateway.core.model import AttemptResult, CallbackState, DueCallback, Format, Outcome, Settlement, TaskState
+from gateway.core.model import AttemptResult, CallbackState, Format, Outcome, Settlement, TaskState
 from gateway.store import Store
 from gateway.webhook.body import body_template, callback_parts, record_body, record_of, webhook_body
 from tests.lanes import body_sent, claim_webhooks

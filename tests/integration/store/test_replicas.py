@@ -10,10 +10,11 @@ import pytest
 from msgspec.structs import replace
 from structlog.testing import capture_logs
 
+from gateway.core.claims import Share
 from gateway.core.clock import SteeredClock, SystemClock
 from gateway.core.creates import CreateAnswer, NewCreate
 from gateway.core.errors import StoreError
-from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement, Share
+from gateway.core.model import AttemptResult, CallbackState, PollRecord, Settlement
 from gateway.core.reads import PollAgain, ReadWatch
 from gateway.store.postgres import sql
 from gateway.store.postgres.copyside import PostgresCopySide

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from gateway.core.model import DueGroup, DueTask, PollRecord
+from gateway.core.claims import DueGroup, DueTask
+from gateway.core.model import PollRecord
 from gateway.store import Store
 from tests.claims import claim_tasks
 from tests.storing import LIMIT_S, NOW, claim_task, new, registered

@@ -16,9 +16,10 @@ import standardwebhooks
 import trustme
 
 from gateway.config.load import load
+from gateway.core.claims import DueCallback
 from gateway.core.clock import SystemClock
 from gateway.core.errors import AddressNotAllowed
-from gateway.core.model import DueCallback, Format
+from gateway.core.model import Format
 from gateway.net.guard import Netguard, parse_allow
 from gateway.net.transport import PooledTransport
 from gateway.signature import Signer, make_secret, parse_secrets

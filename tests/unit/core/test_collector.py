@@ -54,7 +54,7 @@ def only_values(info: inspect.Type, above: tuple[type, ...] = ()) -> bool:
             return isinstance(info, _VALUES) or info == _JSON
 
 
-@pytest.mark.parametrize("kind", [*kinds(model._Noun), *kinds(schema.Wire)])
+@pytest.mark.parametrize("kind", [*kinds(model.Noun), *kinds(schema.Wire)])
 def test_what_the_collector_does_not_look_at_holds_only_values(kind: type[msgspec.Struct]) -> None:
     """A future, a function or a struct of its own kind in it could lead back to it, and would stay for ever."""
     assert not kind.__struct_config__.gc

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.model import Lane
+from gateway.core.claims import Lane
 from gateway.core.pausing import holds_back
 
 HOST = "https://app.example.com"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from gateway.core.model import Attempt, AttemptResult, Lane
+from gateway.core.claims import Lane
+from gateway.core.model import Attempt, AttemptResult
 from gateway.loops import failing
 from gateway.loops.failing import Failing, Failures
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.core.claims import Lane
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError
 from gateway.core.eventledger import (
@@ -17,7 +18,7 @@ from gateway.core.eventledger import (
     Ledger,
     WaitingEvent,
 )
-from gateway.core.model import Attempt, AttemptResult, Lane
+from gateway.core.model import Attempt, AttemptResult
 from gateway.loops.failing import Failing
 from gateway.loops.happenings import Happenings, PolledKey
 

@@ -10,10 +10,11 @@ from structlog.testing import capture_logs
 
 from gateway.config.profilefile import parse_profile
 from gateway.core import pollhistory
+from gateway.core.claims import DueTask
 from gateway.core.clock import Moment
 from gateway.core.errors import StoreLocked
 from gateway.core.memory import SMALL
-from gateway.core.model import DueTask, Outcome, PollRecord, Settlement, TaskState
+from gateway.core.model import Outcome, PollRecord, Settlement, TaskState
 from gateway.core.pollhistory import PastPoll, Why
 from gateway.core.telemetry import Metrics
 from gateway.loops.pollresults import PollResults

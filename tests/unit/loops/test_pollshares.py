@@ -6,8 +6,8 @@ from itertools import count
 
 import pytest
 
+from gateway.core.claims import DueGroup, DueTask
 from gateway.core.errors import StoreError
-from gateway.core.model import DueGroup, DueTask
 from gateway.loops.pollshares import PollShares
 from tests.nouns import NOW, due_task
 

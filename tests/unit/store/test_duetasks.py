@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from gateway.core.claims import DueGroup, DueTask
 from gateway.core.errors import StoreError
-from gateway.core.model import DueGroup, DueTask
 from gateway.store.duetasks import DueTasks
 from gateway.store.sqlite import sql
 from tests.nouns import due_task

@@ -6,7 +6,7 @@ import random
 import pytest
 from msgspec import structs
 
-from gateway.core.model import DueTask
+from gateway.core.claims import DueTask
 from gateway.core.pollhistory import Why
 from gateway.upstream.durations import of_client, of_model
 from gateway.upstream.learned import Learned

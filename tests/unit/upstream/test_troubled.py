@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.core.model import DueTask
+from gateway.core.claims import DueTask
 from gateway.upstream import troubled
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.upstream.troubled import Troubled

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.core.model import DueCallback, Lane
+from gateway.core.claims import DueCallback, Lane
 from gateway.webhook.bulkhead import Bulkhead
 from tests.lanes import A, B, C, begin, end_one, fill, lane, webhook, well
 

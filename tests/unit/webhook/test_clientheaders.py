@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.core.model import DueCallback, Format
+from gateway.core.claims import DueCallback
+from gateway.core.model import Format
 from gateway.signature import Signer, make_secret, parse_secrets
 from gateway.webhook.headers import ClientHeaders, ClientWebhooks
 from tests.nouns import due_webhook

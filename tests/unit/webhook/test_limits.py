@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from gateway.core.model import Lane
+from gateway.core.claims import Lane
 from gateway.core.ratelimit import RateWindow
 from gateway.webhook.bulkhead import Bulkhead
 from gateway.webhook.limits import ProxyHealth, ReceiverLimits, Usage

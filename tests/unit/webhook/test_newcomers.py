@@ -4,7 +4,7 @@ from collections import deque
 
 import pytest
 
-from gateway.core.model import DueCallback, Lane
+from gateway.core.claims import DueCallback, Lane
 from gateway.webhook.bulkhead import Bulkhead
 from tests.lanes import A, B, C, begin, fill, lane, webhook, well
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.config.profilefile import parse_profile
-from gateway.core.model import BodyParts, Format, Outcome, TaskState
+from gateway.core.claims import BodyParts
+from gateway.core.model import Format, Outcome, TaskState
 from gateway.upstream.answer import read_answer
 from gateway.webhook.body import callback_parts, record_body, record_of, webhook_body
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.claims import Share
 from gateway.core.errors import StoreError
-from gateway.core.model import Outcome, Settlement, Share, TaskState
+from gateway.core.model import Outcome, Settlement, TaskState
 from gateway.store.sqlite.engine import drive
 from gateway.store.sqlite.store import SqliteStore
 from tests.claims import claim_tasks

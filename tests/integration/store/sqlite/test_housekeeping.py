@@ -2,7 +2,8 @@
 
 import asyncio
 
-from gateway.core.model import Attempt, AttemptRecord, AttemptResult, Outcome, Settlement, TaskState
+from gateway.core.claims import AttemptRecord
+from gateway.core.model import Attempt, AttemptResult, Outcome, Settlement, TaskState
 from gateway.store.sqlite.store import SqliteStore
 from tests.claims import claim_tasks
 from tests.lanes import claim_webhooks

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.core.claims import Lane, Share
 from gateway.core.clock import SystemClock
 from gateway.core.errors import StoreError, StoreUnusable
-from gateway.core.model import Lane, Share
 from gateway.serve.asgi import serve_asgi
 from gateway.simulator import SimulatedUpstream
 from gateway.simulator import serve as serve_simulator

@@ -11,15 +11,8 @@ from typing import Any
 
 import pytest
 
-from gateway.core.model import (
-    AttemptResult,
-    DueCallback,
-    DueTask,
-    Lane,
-    PollRecord,
-    Settlement,
-    Share,
-)
+from gateway.core.claims import DueCallback, DueTask, Lane, Share
+from gateway.core.model import AttemptResult, PollRecord, Settlement
 from gateway.core.reads import PollAgain, ReadWatch
 from gateway.store.sqlite.store import SqliteStore
 from gateway.webhook.body import body_template

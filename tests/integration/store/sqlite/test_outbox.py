@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gateway.core.claims import Lane
 from gateway.core.errors import StoreError
-from gateway.core.model import Lane, Outcome, Settlement, TaskState
+from gateway.core.model import Outcome, Settlement, TaskState
 from gateway.store.engine import Due
 from gateway.store.sqlite.store import SqliteStore
 from tests.lanes import claim_webhooks, told_of
