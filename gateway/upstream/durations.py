@@ -25,7 +25,7 @@ from typing import Final
 
 from gateway.upstream.distribution import PRIOR, Distribution
 from gateway.upstream.estimate import estimate
-from gateway.upstream.sightings import LONGEST_S, Seen, Sightings
+from gateway.upstream.sightings import LONGEST_S, Seen, Sightings, bin_of
 
 Stream = str
 """The name of one, by which what was learned of it is kept."""
@@ -58,20 +58,21 @@ class Durations:
 
     def alive(self, stream: Stream, from_s: float, to_s: float) -> None:
         """Learn from a task that was found running at the age ``to_s``; ``from_s`` is that of the poll before, or 0."""
-        if to_s > LONGEST_S:
-            return
-        for seen in self._seen_of(stream):
-            seen.alive(from_s, to_s)
+        if to_s <= LONGEST_S:
+            self._count(stream, from_s, bin_of(to_s), ended=False)
 
     def ended(self, stream: Stream, from_s: float, duration_s: float) -> None:
         """Learn from a task that has ended, at the age ``duration_s``; ``from_s`` as in ``alive``.
 
         What is longer than a callback may wait is a mistake of a clock, and teaches nothing.
         """
-        if from_s > LONGEST_S or not duration_s <= LONGEST_S:
-            return
+        if from_s <= LONGEST_S and duration_s <= LONGEST_S:
+            self._count(stream, from_s, bin_of(max(from_s, duration_s)) + 1, ended=True)
+
+    def _count(self, stream: Stream, from_s: float, stop: int, *, ended: bool) -> None:
+        number, begun = bin_of(from_s), from_s <= 0
         for seen in self._seen_of(stream):
-            seen.end(from_s, duration_s)
+            seen.count(number, stop, begun=begun, ended=ended)
 
     def begun(self, stream: Stream) -> int:
         """Return how many tasks of a stream have been seen at all."""

@@ -28,6 +28,8 @@ class _Told(NamedTuple):
     at: float
     """When it was told, by the steady clock."""
     ended: bool
+    size: int
+    """How many bytes it takes, or so."""
 
 
 class LastAnswers:
@@ -50,12 +52,13 @@ class LastAnswers:
         known = self._known(task_id)
         if known is not None and not ended and (known.ended or asked_at < known.at):
             return False
-        self.forget(task_id)
-        told = _Told(record, self._clock.monotonic(), ended)
-        if _size(task_id, told) > self._most_bytes:
-            told = told._replace(record=None)
-        self._told[task_id] = told
-        self.size += _size(task_id, told)
+        if known is not None:
+            self.forget(task_id)
+        size = len(task_id) + len(record) + _OVERHEAD
+        if size > self._most_bytes:
+            record, size = None, len(task_id) + _OVERHEAD
+        self._told[task_id] = _Told(record, self._clock.monotonic(), ended, size)
+        self.size += size
         while self.size > self._most_bytes:
             self.forget(next(iter(self._told)))
         return True
@@ -79,7 +82,7 @@ class LastAnswers:
     def forget(self, task_id: str) -> None:
         told = self._told.pop(task_id, None)
         if told is not None:
-            self.size -= _size(task_id, told)
+            self.size -= told.size
 
     def _known(self, task_id: str) -> _Told | None:
         told = self._told.get(task_id)
@@ -87,7 +90,3 @@ class LastAnswers:
             self.forget(task_id)
             return None
         return told
-
-
-def _size(task_id: str, told: _Told) -> int:
-    return len(task_id) + len(told.record or b"") + _OVERHEAD

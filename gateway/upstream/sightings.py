@@ -82,14 +82,6 @@ class Sightings:
         """Return what there is."""
         return Seen(self.begun, self.ended, [band.counts() for band in self._bands])
 
-    def alive(self, from_s: float, to_s: float) -> None:
-        """Count a task as alive from the age at which it was last seen, 0 where it never was, to that one: O(1)."""
-        self._count(from_s, bin_of(to_s), ended=False)
-
-    def end(self, from_s: float, duration_s: float) -> None:
-        """Count a task that was last seen at the age ``from_s``, and ended at that one or later: O(1)."""
-        self._count(from_s, bin_of(max(from_s, duration_s)) + 1, ended=True)
-
     def counts(self) -> tuple[list[float], list[float]]:
         """Return how many were at risk in each bin, and how many ended in it, in tasks that count 1 each."""
         at_risk: list[float] = []
@@ -102,13 +94,17 @@ class Sightings:
                 ended.append(ends / band.weight)
         return at_risk, ended
 
-    def _count(self, from_s: float, stop: int, *, ended: bool) -> None:
+    def count(self, number: int, stop: int, *, begun: bool, ended: bool) -> None:
+        """Count a task as alive from the bin in which it was last seen up to ``stop``: O(1).
+
+        ``begun``: it was not seen before; ``ended``: in the last of these bins.
+        """
         self.told += 1
-        self.begun += from_s <= 0
+        self.begun += begun
         self.ended += ended
         while len(self._bands) * BINS < stop:
             self._bands.append(_Band())
-        number, last_band = bin_of(from_s), (stop - 1) // BINS
+        last_band = (stop - 1) // BINS
         if number >= stop:
             return
         first = number % BINS
