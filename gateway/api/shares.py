@@ -1,10 +1,10 @@
 """A client's share of the gateway's time, so that one with hundreds of requests, or large ones, holds up nobody.
 
 Owns how much of the database's work is asked for at once for one client, each client's own row for what is more, as
-writes are done one after the other, and how many items of a batch are looked at before others have their turn. Used
-around the calls of the store that a client's requests make, but for those of a create or a read once it has its turn at
-the key: from there on a create is paid for, so that the rows of its own wait for nothing else of its client's, and of
-reads there are no more than the key allows.
+writes are done one after the other, how many items of a batch are looked at before others have their turn, and whose
+batch that is then. Used around the calls of the store that a client's requests make, but for those of a create or a
+read once it has its turn at the key: from there on a create is paid for, so that the rows of its own wait for nothing
+else of its client's, and of reads there are no more than the key allows.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Shares:
 
     def __init__(self) -> None:
         self._clients: dict[str | None, _Part] = {}
-        self._batches: deque[asyncio.Future[None]] = deque()  # those that wait for their turn
+        self._batches: dict[str | None, deque[asyncio.Future[None]]] = {}  # that wait, of whose turn is next first
 
     @property
     def size(self) -> int:
@@ -75,8 +75,12 @@ class Shares:
         if not share.taken:
             del self._clients[client]
 
-    async def paced(self, items: Iterable[T]) -> AsyncIterator[T]:
-        """Iterate over a batch, and let others go on after every few items: of all batches one goes on in each turn."""
+    async def paced(self, client: str | None, items: Iterable[T]) -> AsyncIterator[T]:
+        """Iterate over a client's batch, and let others go on after every few items.
+
+        Of all batches one goes on in each turn of the event loop, of each client's in turn: of one with hundreds, each
+        other client waits for one step before each of its own.
+        """
         loop = asyncio.get_running_loop()
         for number, item in enumerate(items, 1):
             yield item
@@ -84,14 +88,20 @@ class Shares:
                 if not self._batches:
                     loop.call_soon(self._next_batch)
                 turn = loop.create_future()
-                self._batches.append(turn)
+                self._batches.setdefault(client, deque()).append(turn)
                 await turn
 
     def _next_batch(self) -> None:
-        """Let the one go on that has waited for the longest; whoever was cancelled has left its future in the row."""
+        """Let the batch go on that has waited for the longest, of the client that had its turn the longest ago."""
         while self._batches:
-            turn = self._batches.popleft()
-            if not turn.done():
+            client, row = next(iter(self._batches.items()))
+            turn = row.popleft()
+            gone = turn.done()  # whoever was cancelled has left its future in the row
+            if not row:
+                del self._batches[client]
+            elif not gone:
+                self._batches[client] = self._batches.pop(client)  # behind the others
+            if not gone:
                 turn.set_result(None)
                 break
         if self._batches:
@@ -144,4 +154,4 @@ def _shares(request: Request) -> Shares:
 
 def paced(request: Request, items: Iterable[T]) -> AsyncIterator[T]:
     """Iterate over what a batch has, and let others go on in between."""
-    return _shares(request).paced(items)
+    return _shares(request).paced(request.scope["client_name"], items)

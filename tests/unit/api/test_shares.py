@@ -1,8 +1,10 @@
 """A client's share of the gateway's time: who waits for whom, and that a batch lets others go on."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 
@@ -140,22 +142,23 @@ async def test_a_batch_lets_others_go_on_in_between() -> None:
             await asyncio.sleep(0)
 
     other = asyncio.create_task(others())
-    assert [item async for item in Shares().paced(range(1000))] == list(range(1000))
+    assert [item async for item in Shares().paced("ann", range(1000))] == list(range(1000))
     other.cancel()
     assert turns >= 19
 
 
-async def test_of_several_batches_one_goes_on_at_a_time() -> None:
-    """Ten of them take no longer turns than one, but for the first, in which all begin."""
+@pytest.mark.parametrize("clients", [1, 10])
+async def test_of_several_batches_one_goes_on_at_a_time(clients: int) -> None:
+    """Ten of them take no longer turns than one, whosever they are, but for the first, in which all begin."""
     shares = Shares()
     seen = 0
 
-    async def look() -> None:
+    async def look(client: str) -> None:
         nonlocal seen
-        async for _ in shares.paced(range(500)):
+        async for _ in shares.paced(client, range(500)):
             seen += 1
 
-    batches = [asyncio.create_task(look()) for _ in range(10)]
+    batches = [asyncio.create_task(look(f"client {number % clients}")) for number in range(10)]
     await asyncio.sleep(0)  # all begin at once
     turns = []
     while not all(batch.done() for batch in batches):
@@ -173,7 +176,7 @@ async def test_a_batch_that_waits_costs_nothing_until_its_turn() -> None:
 
     async def look() -> None:
         nonlocal woken
-        async for number in shares.paced(range(50)):
+        async for number in shares.paced("ann", range(50)):
             woken += number % 25 == 0
 
     batches = [asyncio.create_task(look()) for _ in range(100)]
@@ -185,14 +188,44 @@ async def test_a_batch_that_waits_costs_nothing_until_its_turn() -> None:
     assert turns < 2 * 100 + 10
 
 
-async def test_a_batch_that_is_cancelled_leaves_its_turn_to_the_next() -> None:
-    """Nobody waits for ever behind a client who has gone."""
+async def test_a_batch_waits_for_one_step_of_each_other_client_at_a_time() -> None:
+    """However many batches another one has: that one's wait for each other, in the order in which they came."""
+    shares = Shares()
+    steps: list[str] = []
+    crowded = asyncio.Event()
+
+    def note(name: str) -> None:
+        steps.append(name)
+        if len(steps) == 60:
+            crowded.set()
+
+    async def look(name: str) -> None:
+        async for number in shares.paced(name.split()[0], range(250)):
+            if number % 25 == 0:
+                note(name)
+
+    crowd = [asyncio.create_task(look(f"ann {number}")) for number in range(50)]
+    await crowded.wait()
+    others = [asyncio.create_task(look(name)) for name in ("bob 1", "cleo 1", "cleo 2")]
+    await asyncio.gather(*crowd, *others)
+    assert steps[50:60] == [f"ann {number}" for number in range(10)]
+    assert set(Counter(steps).values()) == {10}
+    whose = [name.split()[0] for name in steps]
+    for client, batches in (("bob", 1), ("cleo", 2)):
+        places = [place for place, name in enumerate(whose) if name == client]
+        for last, place in pairwise(places[batches:]):  # from when it waits for the first time
+            assert max(Counter(whose[last:place]).values()) == 1
+
+
+@pytest.mark.parametrize("clients", [1, 3, 9])
+async def test_a_batch_that_is_cancelled_leaves_its_turn_to_the_next(clients: int) -> None:
+    """Nobody waits for ever behind a client who has gone, be it all of a client's batches or some."""
     shares = Shares()
 
-    async def look() -> int:
-        return sum([1 async for _ in shares.paced(range(60))])
+    async def look(client: str) -> int:
+        return sum([1 async for _ in shares.paced(client, range(60))])
 
-    batches = [asyncio.create_task(look()) for _ in range(9)]
+    batches = [asyncio.create_task(look(f"client {number % clients}")) for number in range(9)]
     await asyncio.sleep(0)
     for gone in (batches[0], batches[4], batches[8]):
         gone.cancel()
