@@ -1,8 +1,8 @@
 """Who is asking, and how often: bearer token → client name, or the operator, for every path that is not public.
 
-Owns the comparison of tokens, and the count of each client's requests: in memory, as it protects this process, nothing
-that anyone pays for. Where no token is asked for, ``webpages`` judges who may be asking, on public paths too. An ASGI
-middleware, so that a route which is added later is closed unless it is listed here.
+Owns the comparison of tokens, and the count of each client's requests, by time and of those under way: in memory, as it
+protects this process, nothing that anyone pays for. Where no token is asked for, ``webpages`` judges who may be asking,
+on public paths too. An ASGI middleware, so that a route which is added later is closed unless it is listed here.
 """
 
 import hmac
@@ -18,6 +18,7 @@ from gateway.api.schema import header_of
 from gateway.api.webpages import refuse_web_pages
 from gateway.config.settings import DEFAULT_CLIENT
 from gateway.config.tokens import token_digest
+from gateway.core.clientrequests import ClientRequests
 from gateway.core.clock import Clock
 from gateway.core.errors import Forbidden, RateLimited, RequestError, Unauthorized
 from gateway.core.ratelimit import RateLimiter, RateWindow
@@ -122,33 +123,44 @@ class ClientLimits:
 class AuthMiddleware:
     """Asks for one of the tokens."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens, limits: ClientLimits, errors: ErrorAnswers) -> None:
+    def __init__(
+        self, app: ASGIApp, tokens: Tokens, limits: ClientLimits, requests: ClientRequests, errors: ErrorAnswers
+    ) -> None:
         self._app = app
         self._tokens = tokens
         self._limits = limits
+        self._requests = requests
         self._errors = errors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                self._admit(scope)
-            except RequestError as error:
-                await self._errors.answer(scope["path"], error)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            is_counted = self._admit(scope)
+        except RequestError as error:
+            await self._errors.answer(scope["path"], error)(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if is_counted:
+                self._requests.end(scope["client_name"])
 
-    def _admit(self, scope: Scope) -> None:
-        """Note whose request it is. Raises RequestError."""
+    def _admit(self, scope: Scope) -> bool:
+        """Note whose request it is; return whether it is counted as that one's. Raises RequestError."""
         if scope["path"] in PUBLIC:
             if self._tokens.open:
                 refuse_web_pages(scope["method"], scope["headers"])
-            return
+            return False
         client = self._tokens.owner(self._authorization(scope))
         if client is not None:
             if self._tokens.open:  # the operator's token proves itself
                 refuse_web_pages(scope["method"], scope["headers"])
             self._limits.count(client)
+        self._requests.begin(client)
         scope["client_name"] = client
+        return True
 
     def _authorization(self, scope: Scope) -> str | None:
         """Return what the Authorization header says; below an API's paths what stands where its own key would."""

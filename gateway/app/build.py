@@ -6,6 +6,7 @@ Owns what a gateway is made of. Validates, opens, writes and starts nothing. Cal
 import asyncio
 import random
 import secrets
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -42,6 +43,7 @@ from gateway.app.gateway import (
 )
 from gateway.app.shared import Shared
 from gateway.config.settings import Settings, UpstreamSettings, database_path
+from gateway.core.clientrequests import ClientRequests
 from gateway.core.clock import Clock, FollowingClock, SteeredClock
 from gateway.core.memory import Memory
 from gateway.core.model import Format
@@ -95,8 +97,13 @@ def own_files(upstreams: int, receivers: int = 0) -> int:
     return _CONNECTIONS + idle + upstreams * (MOST_CONNECTIONS + _MOST_IDLE) + _OTHER_FILES
 
 
-def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = MappingProxyType({})) -> Gateway:
-    """Build a gateway of checked settings; ``environ``: what OpenTelemetry's SDK is told, where it is wanted."""
+def build(
+    settings: Settings, clock: Clock, environ: Mapping[str, str] = MappingProxyType({}), connections: int = sys.maxsize
+) -> Gateway:
+    """Build a gateway of checked settings.
+
+    ``environ``: what OpenTelemetry's SDK is told, where it is wanted. ``connections``: how many its server takes.
+    """
     replica = secrets.token_hex(6)
     exported = exporting(environ, clock, replica)
     clock = FollowingClock(clock) if database_path(settings.database_url) else SteeredClock(clock)
@@ -126,11 +133,7 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
     shared.metrics.egress_proxies_failing.set_function(lambda: len(readiness.failing_proxies()))
     if telling is not None:
         readiness.events_error = telling.error
-
-    def in_force() -> Settings:
-        return gateway.in_force
-
-    api = _api(settings, shared, watches, readiness, receivers, pauses)
+    api = _api(settings, shared, watches, readiness, receivers, pauses, ClientRequests(connections))
     backup = None if database is None else database.with_name(database.name + ".backup")
     gateway = Gateway(
         settings=settings,
@@ -141,7 +144,7 @@ def build(settings: Settings, clock: Clock, environ: Mapping[str, str] = Mapping
         client_headers=client_headers,
         receivers=receivers,
         api=api,
-        site=_site(settings, shared, api, readiness, watches, deliverer, pauses, in_force),
+        site=_site(settings, shared, api, readiness, watches, deliverer, pauses, lambda: gateway.in_force),
         readiness=readiness,
         backup=backup,
         backups=Backups(store, clock, backup),
@@ -236,6 +239,7 @@ def _api(
     readiness: ReadyCheck,
     receivers: Receivers,
     pauses: Pauses,
+    requests: ClientRequests,
 ) -> Api:
     registry, clock, metrics = shared.store.registry, shared.clock, shared.metrics
     names = [watch.upstream.name for watch in watches]
@@ -271,7 +275,7 @@ def _api(
         middleware=[
             *([] if shared.tracing is None else [Middleware(TracingMiddleware, tracing=shared.tracing)]),
             Middleware(BaseSlash),
-            Middleware(AuthMiddleware, tokens=tokens, limits=limits, errors=errors),
+            Middleware(AuthMiddleware, tokens=tokens, limits=limits, requests=requests, errors=errors),
         ],
         exception_handlers=errors.handlers(),
     )
@@ -279,7 +283,7 @@ def _api(
     app.state.shares = Shares()
     app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
     backlog, families = operations.backlog.refresh, operations.families
-    return Api(app, tokens, limits, registering, list(proxies.values()), errors, backlog, calls, families)
+    return Api(app, tokens, limits, requests, registering, list(proxies.values()), errors, backlog, calls, families)
 
 
 def _site(
@@ -297,6 +301,7 @@ def _site(
             registry=shared.store.registry,
             clock=shared.clock,
             tokens=api.tokens,
+            requests=api.requests,
             refuse_foreign=partial(refuse_web_pages, forms=True),
             ready=readiness.started.is_set,
             draining=readiness.draining,

@@ -26,6 +26,7 @@ from gateway.config.receivers import table_of
 from gateway.config.settings import DEFAULT_CLIENT, Settings, database_path
 from gateway.config.tokens import token_digest
 from gateway.core import private
+from gateway.core.clientrequests import ClientRequests
 from gateway.core.errors import SecretError, StoreError, Unavailable
 from gateway.core.memory import Memory
 from gateway.core.model import Backlog
@@ -62,6 +63,8 @@ class Api(NamedTuple):
     app: ASGIApp
     tokens: Tokens
     limits: ClientLimits
+    requests: ClientRequests
+    """Those under way, the pages' too."""
     registering: Registering
     proxies: Sequence[UpstreamProxy]
     errors: ErrorAnswers

@@ -1,7 +1,8 @@
 """The pages' routes: who may see each, what is done with forms, and how errors look.
 
-Owns that every page of the dashboard asks who looks, and every form proves where it comes from; the manual, which holds
-no secret, asks nobody. What a page shows stands in modules beside this one. Called by ``site``.
+Owns that every page of the dashboard asks who looks and counts as a request of that client, and that every form proves
+where it comes from; the manual, which holds no secret, asks nobody. What a page shows stands in modules beside this.
+Called by ``site``.
 """
 
 import asyncio
@@ -13,10 +14,13 @@ import structlog
 from starlette.applications import Starlette
 from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from gateway.core.clientrequests import ClientRequests
 from gateway.core.errors import (
     Forbidden,
     NotFound,
@@ -83,6 +87,7 @@ class Pages:
             session, visitor = await self._who(request)
             if visitor is None:
                 return self._to_sign_in(request)
+            self._count(request, visitor)
             asked = Asked(visitor, request.path_params, request.query_params)
             shown = await in_turn(asked)
             response = self._frame.page(
@@ -101,6 +106,7 @@ class Pages:
         session, visitor = await self._who(request)
         if visitor is None:
             raise Forbidden("Nobody is signed in any more.")
+        self._count(request, visitor)
         path, _, query = request.query_params.get("page", _HOME).partition("?")
         for route, view in self._views:
             matched, found = route.matches({"type": "http", "method": "GET", "path": path})
@@ -120,6 +126,7 @@ class Pages:
             fields, session, visitor = await self._form(request)
             if visitor is None:
                 raise Forbidden("Nobody is signed in any more: sign in on the first page, and try again.")
+            self._count(request, visitor)
             await self._sessions.check_form(session, fields.get("csrf"))
             return self._redirect(await action(Asked(visitor, request.path_params, request.query_params), fields))
 
@@ -187,6 +194,11 @@ class Pages:
             await self._sessions.keep(request, response, session)
         return response
 
+    def _count(self, request: Request, visitor: Visitor) -> None:
+        """Count a request as its visitor's, until it is answered. Raises Unavailable."""
+        self._parts.requests.begin(visitor.client)
+        request.scope["client_name"] = visitor.client
+
     async def _who(self, request: Request) -> tuple[BrowserSession, Visitor | None]:
         """Return the session of a request, and who it is. Raises Forbidden and Unavailable."""
         if not self._parts.ready():
@@ -228,6 +240,21 @@ class Pages:
 
     def _now(self) -> int:
         return self._parts.clock.now()
+
+
+class _CountedRequests:
+    """Ends the count of each request that was counted, once it is answered, or given up: an ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, requests: ClientRequests) -> None:
+        self._app = app
+        self._requests = requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if "client_name" in scope:
+                self._requests.end(scope["client_name"])
 
 
 class _Errors:
@@ -305,7 +332,8 @@ def application(parts: PageParts) -> Starlette:
         Route("/dashboard/static/{name}", frame.file),
         *manual.routes(),
     ]
-    app = Starlette(routes=routes, exception_handlers=_Errors(frame).handlers())
+    counted = Middleware(_CountedRequests, requests=parts.requests)
+    app = Starlette(routes=routes, middleware=[counted], exception_handlers=_Errors(frame).handlers())
     app.router.redirect_slashes = False
     return app
 

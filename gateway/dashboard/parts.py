@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from gateway.config.settings import Settings
+from gateway.core.clientrequests import ClientRequests
 from gateway.core.clock import Clock
 from gateway.core.model import Backlog
 from gateway.dashboard.facts import Counts, ModelFacts, Paused, ReceiverFacts, UpstreamFacts
@@ -31,6 +32,8 @@ class PageParts(NamedTuple):
     registry: Registry
     clock: Clock
     tokens: OwnTokens
+    requests: ClientRequests
+    """Those under way, the API's too."""
     refuse_foreign: Callable[[str, Iterable[tuple[bytes, bytes]]], None]
     """Raises Forbidden where another site's page may have sent a request; for where no token is asked for."""
     ready: Callable[[], bool]

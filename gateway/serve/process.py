@@ -144,10 +144,10 @@ def serve(read: Callable[[], Settings], settings: Settings, environ: Mapping[str
 async def _serve(read: Callable[[], Settings], settings: Settings, environ: Mapping[str, str]) -> None:
     listener = _listen(settings.host, settings.port)
     try:
-        gateway = build(settings, SystemClock(), environ)
+        connections = _connection_limit(own_files(len(settings.upstreams), len(settings.receivers)))
+        gateway = build(settings, SystemClock(), environ, connections)
         if gateway.exporting is not None:
             name_spans()
-        connections = _connection_limit(own_files(len(settings.upstreams), len(settings.receivers)))
         config = server_config(gateway, _Inbound, server_header=False, limit_concurrency=connections)
         server = _Server(config, gateway, Reloads(gateway, settings, read), settings.drain_s)
         try:

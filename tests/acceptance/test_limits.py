@@ -12,7 +12,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from gateway.config.tokens import hash_line
 from gateway.serve import process
+from tests.crash.process import LIMIT_S, run_gateway
+from tests.waiting import until
 
 MB = 1_000_000
 
@@ -130,3 +133,51 @@ def test_connections_are_limited_to_what_open_files_allow(
     monkeypatch.setattr(resource, "setrlimit", lambda which, limits: taken.append(limits))
     assert process._connection_limit(576) == connections
     assert taken == ([] if raised_to is None else [(raised_to, hard)])
+
+
+HELD = b"GET /v1/tasks/sim-never-0-held?wait=60 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n\r\n"
+
+
+async def test_requests_of_one_client_that_are_held_leave_connections_to_others(world: Any) -> None:
+    """With 256 open files there are 64: of these it has 56, and 503 with Retry-After beyond, until one has gone."""
+    others = "u" * 32
+    path = world.folder / "gateway.toml"
+    path.write_text(f'[clients.inn]\ntoken_hash = "{hash_line(others)}"\n')
+    environ = world.environ | {"GATEWAY_TOKEN": TOKEN, "GATEWAY_CONFIG": str(path)}
+    limited = ("tests.fewfiles", "256")
+    async with (
+        asyncio.timeout(2 * LIMIT_S),
+        run_gateway(environ, world.folder, module=limited) as gateway,
+        httpx.AsyncClient(base_url=gateway.url, trust_env=False, headers={"connection": "close"}) as client,
+    ):
+        client.headers.update(KNOWN)
+        await world.register(client, "sim-never-0-held")
+        address = urlsplit(gateway.url)
+
+        async def ask() -> tuple[asyncio.StreamWriter, asyncio.Task[bytes]]:
+            reader, writer = await asyncio.open_connection(address.hostname, address.port)
+            writer.write(HELD % TOKEN.encode())
+            return writer, asyncio.create_task(reader.readuntil(b"}"))
+
+        asked = [await ask() for _ in range(64)]
+        await until(lambda: sum(answer.done() for _, answer in asked) == 8)
+        for head, _, body in (answer.result().partition(b"\r\n\r\n") for _, answer in asked if answer.done()):
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"retry-after: 1" in head
+            assert (json.loads(body)["code"], b"application/problem+json" in head) == ("unavailable", True)
+        assert (await client.get("/v1/callbacks")).status_code == 503
+        assert (await client.get("/healthz")).status_code == 200
+        other = await client.get("/v1/callbacks", headers={"authorization": f"Bearer {others}"})
+        assert other.status_code == 200
+        held = [writer for writer, answer in asked if not answer.done()]
+        assert len(held) == 56
+        held[0].transport.abort()
+        await until(lambda: is_answered(client))
+        for writer, answer in asked:
+            answer.cancel()
+            writer.transport.abort()
+        await gateway.kill()
+
+
+async def is_answered(client: httpx.AsyncClient) -> bool:
+    return (await client.get("/v1/callbacks")).status_code == 200

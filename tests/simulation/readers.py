@@ -4,6 +4,7 @@ Owns the proxy over that life, as ``gateway.app.build`` ties it together, and it
 """
 
 import asyncio
+import sys
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from gateway.api.problems import ErrorAnswers
 from gateway.api.proxied import Proxied
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.shares import Shares
+from gateway.core.clientrequests import ClientRequests
 from gateway.core.model import Format
 from tests.life import PROFILE, Life
 
@@ -61,7 +63,13 @@ class Readers:
         app = Starlette(
             routes=[Route(RECORD, self._proxy.read), Route(CREATE, create, methods=["POST"])],
             middleware=[
-                Middleware(AuthMiddleware, tokens=Tokens({}), limits=ClientLimits({}, life.clock), errors=errors)
+                Middleware(
+                    AuthMiddleware,
+                    tokens=Tokens({}),
+                    limits=ClientLimits({}, life.clock),
+                    requests=ClientRequests(sys.maxsize),
+                    errors=errors,
+                )
             ],
             exception_handlers=errors.handlers(),
         )

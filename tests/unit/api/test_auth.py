@@ -1,5 +1,6 @@
-"""Bearer token → client, and each client's rate, before anything else sees the request."""
+"""Bearer token → client, each client's rate and how many it has under way, before anything else sees the request."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.problems import ErrorAnswers
 from gateway.config.tokens import hash_line, make_token, parse_hashes, token_digest
+from gateway.core.clientrequests import ClientRequests
 from gateway.core.ratelimit import RateWindow
 
 
@@ -34,11 +36,16 @@ class Asked:
         self.clock = SteppedClock()
         digests = {token_digest(token): client for token, client in clients.items()}
         self.tokens, self.limits = Tokens(digests), ClientLimits(windows, self.clock)
-        self.middleware = AuthMiddleware(self.app, self.tokens, self.limits, ErrorAnswers(lambda path: None))
+        self.requests = ClientRequests(8)
+        errors = ErrorAnswers(lambda path: None)
+        self.middleware = AuthMiddleware(self.app, self.tokens, self.limits, self.requests, errors)
         self.seen: Any = _NOBODY
+        self.answered = asyncio.Event()
+        self.answered.set()
 
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen = scope.get("client_name", "nobody asked")
+        await self.answered.wait()
 
     async def ask(self, authorization: str | None, path: str = "/v1/callbacks") -> Any:
         """Return the client's name that the app saw, else status, headers and problem of the refusal."""
@@ -164,3 +171,45 @@ async def test_the_operator_has_no_rate_and_no_name() -> None:
         asked = Asked(clients, default=(RateWindow(1, 60.0),))
         asked.tokens.replace({token_digest(token): client for token, client in clients.items()}, token_digest("o"))
         assert [await asked.ask("Bearer o") for _ in range(3)] == [None] * 3
+
+
+async def test_a_client_that_has_too_many_under_way_gets_503() -> None:
+    """With Retry-After, and nothing is begun; others, the operator and public paths are answered."""
+    asked = Asked({"a": "shop", "b": "inn"})
+    asked.tokens.replace({token_digest("a"): "shop", token_digest("b"): "inn"}, token_digest("o"))
+    asked.answered.clear()
+    held = [asyncio.create_task(asked.ask("Bearer a")) for _ in range(7)]
+    await asyncio.sleep(0)
+    status, headers, problem = await asked.ask("Bearer a")
+    assert (status, problem["code"], headers[b"retry-after"]) == (503, "unavailable", b"1")
+    assert "7 requests under way" in problem["detail"]
+    others = [asyncio.create_task(asked.ask(*which)) for which in ((None, "/healthz"), ("Bearer b",))]
+    await asyncio.sleep(0)
+    asked.answered.set()
+    await asyncio.gather(*held, *others)
+    assert [await asked.ask(f"Bearer {token}") for token in ("a", "b", "o")] == ["shop", "inn", None]
+    assert not asked.requests._of
+
+
+async def test_however_a_request_ends_it_is_under_way_no_more() -> None:
+    """Be it refused, a defect, or given up by its client; nor does a public one or one of nobody's count."""
+    asked = Asked({"a": "shop"}, shop=(RateWindow(1, 60.0),))
+    asked.answered.clear()
+    given_up = asyncio.create_task(asked.ask("Bearer a"))
+    await asyncio.sleep(0)
+    assert asked.requests._of == {"shop": 1}
+    for authorization, path in (("Bearer a", "/v1/callbacks"), ("Bearer x", "/v1/callbacks")):
+        assert (await asked.ask(authorization, path))[0] in (429, 401)
+    given_up.cancel()
+    await asyncio.wait([given_up])
+    assert not asked.requests._of
+
+    async def defect(scope: Any, receive: Any, send: Any) -> None:
+        raise ZeroDivisionError
+
+    asked.limits.replace({})
+    asked.middleware._app = defect
+    with pytest.raises(ZeroDivisionError):
+        await asked.ask("Bearer a")
+    assert not asked.requests._of
+    assert not asked.requests._count
