@@ -32,8 +32,9 @@ class LeapingClock(SystemClock):
 class Visitor:
     """Follows links and sends forms, with the cookies of a browser."""
 
-    def __init__(self, url: str, **headers: str) -> None:
-        self.http = httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=20)
+    def __init__(self, url: str, transport: httpx.AsyncBaseTransport | None = None, **headers: str) -> None:
+        """``transport``: what its requests go through, instead of a socket."""
+        self.http = httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=20, transport=transport)
 
     async def __aenter__(self) -> "Visitor":
         await self.http.__aenter__()

@@ -30,13 +30,14 @@ from gateway.api.schema import (
     invalid,
     read_body,
 )
-from gateway.api.shares import READ, WHOLE, share
+from gateway.api.shares import share
 from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response
 from gateway.core.clock import Clock, from_iso
 from gateway.core.errors import Forbidden, InvalidRequest, NotFound
 from gateway.core.memory import SMALL
 from gateway.core.model import Callback, CallbackState
 from gateway.core.search import Sought, sought
+from gateway.core.shares import READ, WHOLE
 from gateway.core.telling import refuse_cancelling, refuse_redelivering, told
 from gateway.store import Registry
 

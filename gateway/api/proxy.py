@@ -30,7 +30,7 @@ from gateway.api.passing import Passing
 from gateway.api.proxied import Proxied
 from gateway.api.reading import Reading
 from gateway.api.schema import read_any_body, refuse_compressed
-from gateway.api.shares import READ, share
+from gateway.api.shares import share
 from gateway.api.traced import trace_of
 from gateway.api.watching import Watching
 from gateway.config.profile import listed, passed_calls
@@ -48,6 +48,7 @@ from gateway.core.errors import (
 )
 from gateway.core.memory import SMALL
 from gateway.core.model import Format
+from gateway.core.shares import READ
 from gateway.core.urls import receiver_of
 from gateway.store import Housekeeping
 from gateway.upstream.turns import Waiter

@@ -18,13 +18,14 @@ from gateway.api.auth import scope_of
 from gateway.api.forwarding import OPERATOR, Forwarding, no_answer, passed_on, result_of
 from gateway.api.proxied import Proxied
 from gateway.api.schema import TASK_ID
-from gateway.api.shares import READ, share
+from gateway.api.shares import share
 from gateway.api.tasks import Ends, wait_of, whole
 from gateway.api.watching import Watching
 from gateway.core.clock import Moment
 from gateway.core.errors import InvalidRequest, NotFound, RequestError, UpstreamTimeout
 from gateway.core.memory import SMALL
 from gateway.core.reads import ReadTask
+from gateway.core.shares import READ
 from gateway.upstream.api import Answer, NoAnswer
 from gateway.upstream.envelope import record_envelope, told_envelope
 from gateway.upstream.turns import Waiter

@@ -12,11 +12,12 @@ from starlette.responses import Response
 from gateway.api.auth import scope_of
 from gateway.api.large import hold
 from gateway.api.schema import invalid
-from gateway.api.shares import READ, share
+from gateway.api.shares import share
 from gateway.api.views import json_response, task_view
 from gateway.core.clock import Clock
 from gateway.core.errors import NotFound
 from gateway.core.model import Task, TaskState
+from gateway.core.shares import READ
 from gateway.core.telling import told
 from gateway.store import Registry
 

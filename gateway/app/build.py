@@ -24,7 +24,6 @@ from gateway.api.proxied import Proxied
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
 from gateway.api.routing import routes
-from gateway.api.shares import Shares
 from gateway.api.table import table
 from gateway.api.tasks import Ends, Tasks
 from gateway.api.traced import TracingMiddleware
@@ -48,6 +47,7 @@ from gateway.core.clock import Clock, FollowingClock, SteeredClock
 from gateway.core.memory import Memory
 from gateway.core.model import Format
 from gateway.core.ratelimit import RateWindow
+from gateway.core.shares import Shares
 from gateway.core.telemetry import Metrics
 from gateway.dashboard.parts import PageParts
 from gateway.dashboard.site import Site
@@ -280,10 +280,10 @@ def _api(
         exception_handlers=errors.handlers(),
     )
     app.state.memory = shared.memory
-    app.state.shares = Shares()
+    app.state.shares = shares = Shares()
     app.router.redirect_slashes = False  # an unknown path is a 404, not a redirect to what Host says
-    backlog, families = operations.backlog.refresh, operations.families
-    return Api(app, tokens, limits, requests, registering, list(proxies.values()), errors, backlog, calls, families)
+    backlog, families, mounted = operations.backlog.refresh, operations.families, list(proxies.values())
+    return Api(app, tokens, limits, requests, shares, registering, mounted, errors, backlog, calls, families)
 
 
 def _site(
@@ -302,6 +302,7 @@ def _site(
             clock=shared.clock,
             tokens=api.tokens,
             requests=api.requests,
+            shares=api.shares,
             refuse_foreign=partial(refuse_web_pages, forms=True),
             ready=readiness.started.is_set,
             draining=readiness.draining,

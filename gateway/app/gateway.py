@@ -31,6 +31,7 @@ from gateway.core.errors import SecretError, StoreError, Unavailable
 from gateway.core.memory import Memory
 from gateway.core.model import Backlog
 from gateway.core.ratelimit import RateWindow
+from gateway.core.shares import Shares
 from gateway.dashboard.site import Site
 from gateway.loops.clocksteps import ClockSteps
 from gateway.loops.janitor import Backups
@@ -65,6 +66,8 @@ class Api(NamedTuple):
     limits: ClientLimits
     requests: ClientRequests
     """Those under way, the pages' too."""
+    shares: Shares
+    """What has been asked of the database for them, and for the pages' forms."""
     registering: Registering
     proxies: Sequence[UpstreamProxy]
     errors: ErrorAnswers

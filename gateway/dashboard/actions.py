@@ -1,10 +1,12 @@
 """What forms of the pages do: redeliver one callback or all that died within a span, cancel one, pause a receiver.
 
-Owns what a form may ask for and the page that asks "how many?" before. Whether a form may be taken at all the routes
-have found out.
+Owns what a form may ask for and the page that asks "how many?" before, each in its visitor's share of the database.
+Whether a form may be taken at all the routes have found out.
 """
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -15,6 +17,7 @@ from gateway.config.settings import DEFAULT_CLIENT
 from gateway.core.clock import from_iso, to_iso
 from gateway.core.errors import Conflict, InvalidRequest, NotFound
 from gateway.core.search import Sought, sought
+from gateway.core.shares import READ, WHOLE
 from gateway.core.telling import refuse_cancelling, refuse_redelivering
 from gateway.dashboard.asked import Asked, Shown, text_of
 from gateway.dashboard.facts import Paused
@@ -69,7 +72,8 @@ class Actions:
 
     async def redeliver(self, asked: Asked, form: Mapping[str, str]) -> str:
         callback_id = _id(asked)
-        found = await self._registry.redeliver(asked.visitor.client, callback_id, self._clock.now())
+        async with self._share(asked, 1):
+            found = await self._registry.redeliver(asked.visitor.client, callback_id, self._clock.now())
         if found is None:
             raise NotFound(f"There is no callback {callback_id}.")
         refuse_redelivering(found[0])
@@ -77,21 +81,24 @@ class Actions:
 
     async def cancel(self, asked: Asked, form: Mapping[str, str]) -> str:
         callback_id = _id(asked)
-        found = await self._registry.cancel(asked.visitor.client, callback_id, self._clock.now())
+        async with self._share(asked, 1):
+            found = await self._registry.cancel(asked.visitor.client, callback_id, self._clock.now())
         if found is None:
             raise NotFound(f"There is no callback {callback_id}.")
         refuse_cancelling(found)
         return _page_of(callback_id, "cancelled")
 
     async def pause(self, asked: Asked, form: Mapping[str, str]) -> str:
-        client, receiver = await self._lane(asked, form)
-        await self._refuse_unknown(client)
-        await self._parts.pause(client, receiver, asked.visitor.name)
+        async with self._share(asked, READ):
+            client, receiver = await self._lane(asked, form)
+            await self._refuse_unknown(client)
+            await self._parts.pause(client, receiver, asked.visitor.name)
         return _page_of_receiver(form, "paused")
 
     async def resume(self, asked: Asked, form: Mapping[str, str]) -> str:
-        client, receiver = await self._lane(asked, form)
-        ended = await self._parts.resume(client, receiver, asked.visitor.name)
+        async with self._share(asked, READ):
+            client, receiver = await self._lane(asked, form)
+            ended = await self._parts.resume(client, receiver, asked.visitor.name)
         above = self._parts.paused(client, receiver, None)
         if not ended and above is not None:
             raise Conflict(f"{receiver} has no pause of its own to end: {_holds(above)}")
@@ -136,7 +143,8 @@ class Actions:
     async def ask_redeliver_dead(self, asked: Asked) -> Shown:
         """Show how many died within a span, before anything is done about them."""
         dead = self._dead(asked, asked.query)
-        count = await self._registry.count_dead(*dead)
+        async with self._share(asked, WHOLE):
+            count = await self._registry.count_dead(*dead)
         done = asked.query.get("done", "")
         context = {
             "count": count,
@@ -153,8 +161,13 @@ class Actions:
     async def redeliver_dead(self, asked: Asked, form: Mapping[str, str]) -> str:
         dead = self._dead(asked, form)
         now = self._clock.now()
-        count = await self._registry.redeliver_dead(dead.client, dead.since, dead.until, now, receiver=dead.receiver)
+        turn = partial(self._share, asked, WHOLE)
+        count = await self._registry.redeliver_dead(dead.client, dead.since, dead.until, now, turn, dead.receiver)
         return f"/dashboard/redeliver?{urlencode({'done': count})}"
+
+    def _share(self, asked: Asked, cost: int) -> AbstractAsyncContextManager[None]:
+        """Wait for room in the visitor's share, as its calls of the API do."""
+        return self._parts.shares.of(asked.visitor.client, cost)
 
     def _dead(self, asked: Asked, given: Mapping[str, str]) -> Dead:
         own = asked.visitor.client

@@ -11,6 +11,7 @@ from gateway.config.settings import Settings
 from gateway.core.clientrequests import ClientRequests
 from gateway.core.clock import Clock
 from gateway.core.model import Backlog
+from gateway.core.shares import Shares
 from gateway.dashboard.facts import Counts, ModelFacts, Paused, ReceiverFacts, UpstreamFacts
 from gateway.store import Registry
 
@@ -34,6 +35,8 @@ class PageParts(NamedTuple):
     tokens: OwnTokens
     requests: ClientRequests
     """Those under way, the API's too."""
+    shares: Shares
+    """Each client's of the database, for forms as for the API's calls."""
     refuse_foreign: Callable[[str, Iterable[tuple[bytes, bytes]]], None]
     """Raises Forbidden where another site's page may have sent a request; for where no token is asked for."""
     ready: Callable[[], bool]

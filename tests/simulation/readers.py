@@ -18,9 +18,9 @@ from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.problems import ErrorAnswers
 from gateway.api.proxied import Proxied
 from gateway.api.proxy import UpstreamProxy
-from gateway.api.shares import Shares
 from gateway.core.clientrequests import ClientRequests
 from gateway.core.model import Format
+from gateway.core.shares import Shares
 from tests.life import PROFILE, Life
 
 __all__ = ["CREATE", "WATCH_S", "Readers"]

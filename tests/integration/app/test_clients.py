@@ -23,6 +23,7 @@ from gateway.signature import make_secret
 from gateway.simulator import Fault, FaultKind, SimulatedUpstream
 from gateway.simulator import serve as serve_simulator
 from gateway.store.registry import _REDELIVERED_AT_ONCE, StoreRegistry
+from tests.dashboard import Visitor
 
 DEFAULT_SECRET, SHOP_SECRET, OLD_SHOP_SECRET = make_secret(), make_secret(), make_secret()
 TOKENS = {"default": "own-token", "shop": make_token(), "inn": make_token()}
@@ -51,13 +52,14 @@ class Hooks:
 
 
 class Clients:
-    """One gateway, a simulated upstream of each name, and a receiver and an API client of each client."""
+    """One gateway, a simulated upstream of each name, and of each client a receiver, an API client and a visitor."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hooks = {name: Hooks() for name in TOKENS}
         self.simulators = {name: SimulatedUpstream(SystemClock()) for name in ("aigptimage", "second")}
         self.api: dict[str, httpx.AsyncClient] = {}
+        self.visitors: dict[str, Visitor] = {}
         self.environ: dict[str, str] = {}
         self.gateway: Gateway
 
@@ -101,11 +103,18 @@ class Clients:
         stack.push_async_callback(self.gateway.drain)
         for name, token in TOKENS.items():
             self.api[name] = await stack.enter_async_context(self.client(token))
+            visitor = Visitor("http://localhost", httpx.ASGITransport(self.gateway))
+            self.visitors[name] = await stack.enter_async_context(visitor)
 
     def client(self, token: str) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.gateway)
         headers = {"authorization": f"Bearer {token}"}
         return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
+
+    async def sign_in(self, client: str) -> str:
+        """Sign the client's visitor in; return what proves its forms."""
+        await self.visitors[client].sign_in(TOKENS[client])
+        return await self.visitors[client].csrf("/dashboard/receivers")
 
     async def register(self, client: str, task_id: str, **members: Any) -> dict[str, Any]:
         """Register the client's receiver for a task."""
@@ -311,27 +320,33 @@ async def test_a_bulk_redelivery_does_not_hold_up_its_clients_other_requests(
         redelivery.cancel()
 
 
-ASKS: dict[str, tuple[str, str, Any, int]] = {
-    "list_callbacks": ("GET", "/v1/callbacks?limit=1", None, 7),
-    "get_callback": ("GET", "/v1/callbacks/{id}", None, 8),
-    "list_attempts": ("GET", "/v1/callbacks/{id}/attempts", None, 4),
-    "get_task": ("GET", "/v1/tasks/{task}", None, 8),
-    "cancel": ("DELETE", "/v1/callbacks/{id}", None, 256),
-    "redeliver": ("POST", "/v1/callbacks/{id}/redeliver", None, 256),
-    "_redeliver_some": ("POST", "/v1/redeliveries", {"state": "dead"}, 1),
-    "register": ("POST", "/v1/callbacks/batch", 100, 10),
-}
-"""By the store's method: a request that calls it, and how many such calls one client may have under way."""
+ASKS: list[tuple[str, str, str, Any, int]] = [
+    ("list_callbacks", "GET", "/v1/callbacks?limit=1", None, 7),
+    ("get_callback", "GET", "/v1/callbacks/{id}", None, 8),
+    ("list_attempts", "GET", "/v1/callbacks/{id}/attempts", None, 4),
+    ("get_task", "GET", "/v1/tasks/{task}", None, 8),
+    ("cancel", "DELETE", "/v1/callbacks/{id}", None, 256),
+    ("redeliver", "POST", "/v1/callbacks/{id}/redeliver", None, 256),
+    ("count_dead", "POST", "/v1/redeliveries", {"state": "dead", "dryRun": True}, 1),
+    ("_redeliver_some", "POST", "/v1/redeliveries", {"state": "dead"}, 1),
+    ("register", "POST", "/v1/callbacks/batch", 100, 10),
+    ("cancel", "FORM", "/dashboard/callbacks/{id}/cancel", {}, 256),
+    ("redeliver", "FORM", "/dashboard/callbacks/{id}/redeliver", {}, 256),
+    ("_redeliver_some", "FORM", "/dashboard/redeliver", {}, 1),
+    ("get_callback", "FORM", "/dashboard/receivers/pause", {"receiver": "https://r.example", "callback": "{id}"}, 8),
+    ("get_callback", "FORM", "/dashboard/receivers/resume", {"receiver": "https://r.example", "callback": "{id}"}, 8),
+]
+"""The store's method, a request or a form that calls it, and how many such calls one client may have under way."""
 
 
-@pytest.mark.parametrize("method", ASKS)
+@pytest.mark.parametrize(("method", "verb", "path", "content", "most"), ASKS)
 async def test_a_clients_crowd_of_requests_leaves_the_database_to_others(
-    clients: Clients, monkeypatch: pytest.MonkeyPatch, method: str
+    clients: Clients, monkeypatch: pytest.MonkeyPatch, method: str, verb: str, path: str, content: Any, most: int
 ) -> None:
     """Whatever it asks for, its own requests wait for each other, and another client's for at most a few of them."""
-    verb, path, content, most = ASKS[method]
     ids = {name: await clients.register(name, f"sim-never-0-{name}") for name in ("shop", "inn")}
     await clients.api["shop"].get("/v1/callbacks?limit=1")  # the cursors' key is known from here on
+    csrf = {name: await clients.sign_in(name) for name in ids} if verb == "FORM" else {}
     real = getattr(StoreRegistry, method)
     asked: list[str] = []
     gate, all_have_come, inn_has_come = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -347,11 +362,14 @@ async def test_a_clients_crowd_of_requests_leaves_the_database_to_others(
         return await real(self, first, *rest, **named)
 
     async def ask(client: str, number: int) -> int:
+        where = path.format(id=ids[client]["id"], task=f"sim-never-0-{client}")
+        if verb == "FORM":
+            fields = {name: value.format(id=ids[client]["id"]) for name, value in content.items()}
+            return (await clients.visitors[client].http.post(where, data={**fields, "csrf": csrf[client]})).status_code
         body = content
         if method == "register":
             url = f"{clients.hooks[client].url}/hooks"
             body = {"callbacks": [{"taskId": f"sim-never-{number}-{one}", "callbackUrl": url} for one in range(100)]}
-        where = path.format(id=ids[client]["id"], task=f"sim-never-0-{client}")
         return (await clients.api[client].request(verb, where, json=body)).status_code
 
     monkeypatch.setattr(StoreRegistry, method, slow)
@@ -365,6 +383,7 @@ async def test_a_clients_crowd_of_requests_leaves_the_database_to_others(
             gate.set()
             answers = await asyncio.gather(*crowd, one)
             assert max(answers) < 500
+            assert verb != "FORM" or min(answers) != 403, "a form was not taken"
     finally:
         for task in crowd:
             task.cancel()

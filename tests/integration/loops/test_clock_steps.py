@@ -18,12 +18,12 @@ from gateway.api.creating import Outgoing
 from gateway.api.proxied import Proxied
 from gateway.api.proxy import UpstreamProxy
 from gateway.api.registering import Registering
-from gateway.api.shares import Shares
 from gateway.core.claims import Lane
 from gateway.core.creates import CreateAnswer
 from gateway.core.errors import StoreError
 from gateway.core.model import Callback, CallbackState, Format, Outcome, TaskState
 from gateway.core.ratelimit import RateWindow
+from gateway.core.shares import Shares
 from gateway.store.sqlite import sql
 from gateway.upstream.answer import PollKind, PollResult
 from gateway.webhook.sender import SendResult

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.api.shares import Shares
+from gateway.core.shares import Shares
 
 
 class Work:
