@@ -133,8 +133,8 @@ class Registry(ProxyRegistry, Protocol):
 
         ``receiver``: only those that it means, as ``count_dead`` counts them.
 
-        In several transactions, each in a ``turn``, between which others write. Raises StorePartly where some have been
-        redelivered by then: the same call redelivers the rest.
+        In several transactions, each in a ``turn``, as is each part that is read before, and others go on in between.
+        Raises StorePartly where some have been redelivered by then: the same call redelivers the rest.
         """
 
     async def count_dead(self, client: str | None, since: int, until: int, receiver: Sought | None = None) -> int:

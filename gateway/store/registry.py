@@ -286,7 +286,7 @@ class StoreRegistry(StoreCreates, StoreSearch):
         self, client: str | None, about: Mapping[str, int], turn: Turn, receiver: Sought
     ) -> AsyncIterator[int]:
         """Redeliver those of receivers that are meant: they are few, and no index has them."""
-        async for ids in self._dead_of(client, about["since"], about["until"], receiver):
+        async for ids in self._dead_of(client, about["since"], about["until"], receiver, turn):
             for start in range(0, len(ids), _REDELIVERED_AT_ONCE):
                 some = ids[start : start + _REDELIVERED_AT_ONCE]  # these share a transaction
                 async with turn():

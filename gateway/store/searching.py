@@ -5,13 +5,14 @@ which this is a part.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import msgspec
 
 from gateway.core.model import Callback, Task
 from gateway.core.search import Looked, Sought, Wanted
-from gateway.store import rows
+from gateway.store import Turn, rows
 from gateway.store.engine import Engine
 
 T = TypeVar("T")
@@ -71,14 +72,20 @@ class StoreSearch:
                 count += some
         return count
 
-    async def _dead_of(self, client: str | None, since: int, until: int, receiver: Sought) -> AsyncIterator[list[str]]:
-        """Yield ids of those that ``count_dead`` counts, in parts; between these they may be redelivered."""
+    async def _dead_of(
+        self, client: str | None, since: int, until: int, receiver: Sought, turn: Turn = nullcontext
+    ) -> AsyncIterator[list[str]]:
+        """Yield ids of those that ``count_dead`` counts, in parts, each of them read in a ``turn``.
+
+        Between these they may be redelivered.
+        """
         most = _BY_URL if receiver.path else _ROWS
         for one in await self._clients(client):
             at, seq, more = since, -1, True
             while more:
                 about = {"client": one, "until": until, "at": at, "seq": seq, "limit": most, "receiver": receiver.text}
-                found = await self._engine.read(self._engine.searchsql.SELECT_DEAD, about)
+                async with turn():
+                    found = await self._engine.read(self._engine.searchsql.SELECT_DEAD, about)
                 more = len(found) == most
                 if more:
                     at, seq, *_ = found[-1]

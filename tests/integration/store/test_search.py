@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -196,10 +197,16 @@ async def test_what_others_have_redelivered_meanwhile_is_theirs(store: Store) ->
         await store.outbox.record(attempt_of(due, AttemptResult.DEAD, at=NOW))
     registry, now = store.registry, NOW + 10_000
     delivered, again, waiting, dead = (one.id for one in made)
+    turns = 0
 
     @asynccontextmanager
     async def others() -> AsyncIterator[None]:
-        """They come first."""
+        """They come first, in the second turn: in the first one is read which are dead."""
+        nonlocal turns
+        turns += 1
+        if turns != 2:
+            yield
+            return
         for one in (delivered, again):
             assert await registry.redeliver(None, one, now)
         for due in (await claim_webhooks(store, now, 9))[0]:
@@ -217,3 +224,37 @@ async def test_what_others_have_redelivered_meanwhile_is_theirs(store: Store) ->
         waiting: CallbackState.PENDING,
         dead: CallbackState.PENDING,
     }
+
+
+async def test_what_is_redelivered_of_a_receiver_is_read_in_turns_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is written: a client's many redeliveries at once would read all that is dead at the same time."""
+    monkeypatch.setattr(searching, "_BY_URL", 2)
+    for n in range(5):
+        await settle(store, await registered(store, new(f"task-{n}")))
+    for due in (await claim_webhooks(store, NOW, 9))[0]:
+        await store.outbox.record(attempt_of(due, AttemptResult.DEAD, at=NOW))
+    inside = False
+    reads: list[bool] = []
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        nonlocal inside
+        assert not inside, "within one another they would wait for ever"
+        inside = True
+        yield
+        inside = False
+
+    engine: Any = store.registry._engine  # type: ignore[attr-defined]
+    read = engine.read
+
+    async def noted(statement: Any, *about: Any) -> Any:
+        if statement == engine.searchsql.SELECT_DEAD:
+            reads.append(inside)
+        return await read(statement, *about)
+
+    monkeypatch.setattr(engine, "read", noted)
+    found = sought("https://app.example.com/hooks")
+    assert await store.registry.redeliver_dead("ann", 0, NOW * 2, NOW + 10_000, turn, found) == 5
+    assert reads == [True] * 3
