@@ -31,6 +31,7 @@ from gateway.core.errors import (
     Unavailable,
     without_frames,
 )
+from gateway.core.shares import Shares
 from gateway.dashboard.actions import Actions
 from gateway.dashboard.asked import Action, Asked, Shown, View
 from gateway.dashboard.frame import SECURITY_HEADERS, Frame
@@ -51,6 +52,9 @@ _MOST_BACK = 1024
 """Characters of a path to come back to: many a proxy takes no long Location."""
 _AT_ONCE = 8
 """Pages that are made at the same time: however many look, the loops have the database as well."""
+_PAGE = 40
+"""Of a visitor's share of the pages: six are made at once while nobody else looks, so that another's finds a place at
+once, and then one. They have shares of their own: whoever looks does not hold up the calls of the same client."""
 _LONGEST_S = 10.0
 """So long a page may take, with its turn: what it would tell is old by then, and others wait for theirs."""
 _HOME = "/"
@@ -68,13 +72,15 @@ class Pages:
         self._live = Live(parts, frame)
         self._views: list[tuple[Route, View]] = []
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._shares = Shares()
 
     def route(self, path: str, view: View) -> Route:
         """Return the route of a page for who is signed in."""
 
         async def in_turn(asked: Asked) -> Shown:
             try:
-                async with asyncio.timeout(_LONGEST_S), self._turns:
+                client = asked.visitor.client
+                async with asyncio.timeout(_LONGEST_S), self._shares.of(client, _PAGE), self._turns:
                     return await view(asked)
             except TimeoutError:
                 raise Unavailable(
