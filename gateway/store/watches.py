@@ -54,6 +54,8 @@ class Watches:
         self._due = due
         self._at_most: int | None = None  # so many are kept for readers, or fewer; None: not counted
         self._at_most_for: dict[str, int] = {}  # … and for a client; counted only where places are few
+        self._counted: set[str] = set()  # of these, the ones that were counted since some have gone
+        self._counting = asyncio.Lock()
         self._gone_at = 0  # when the first may have lost its readers
         self._locked_until = 0  # so long those whose readers have gone are left alone, as others have locked one
         self._unwatching = asyncio.Lock()
@@ -77,15 +79,27 @@ class Watches:
 
     async def _has_place(self, client: str) -> bool:
         """Whether one more task may be kept for a client: who has many leaves places to the others."""
+        while (has_place := self._knows_of_place(client)) is None:
+            async with self._counting:  # one look is for all who ask meanwhile
+                if self._at_most is None:
+                    ((self._at_most,),) = await self._engine.read(self._watchsql.COUNT_READ_TASKS)
+                elif self._knows_of_place(client) is None:
+                    ((own,),) = await self._engine.read(self._watchsql.COUNT_READ_TASKS_FOR, (client,))
+                    self._at_most_for[client] = own
+                    self._counted.add(client)
+        return has_place
+
+    def _knows_of_place(self, client: str) -> bool | None:
+        """Return the same as far as that is known without counting."""
         if self._at_most is None:
-            ((self._at_most,),) = await self._engine.read(self._watchsql.COUNT_READ_TASKS)
+            return None
         most = _PART * (_MOST_READ - self._at_most)
         if self._at_most < most:
             return True  # nearly always: even if all are this one's
-        if client not in self._at_most_for:
-            ((own,),) = await self._engine.read(self._watchsql.COUNT_READ_TASKS_FOR, (client,))
-            self._at_most_for[client] = own
-        return self._at_most_for[client] < most
+        its = self._at_most_for.get(client)
+        if its is None or (its >= most and client not in self._counted):
+            return None  # since its count some have gone, which may be its own
+        return its < most
 
     def _apply_watch(self, items: Sequence[ReadWatch]) -> Work[list[tuple[_Watched, bool] | None]]:
         """Return with each that is watched whether its record was overtaken."""
@@ -178,7 +192,7 @@ class Watches:
         if self._at_most is not None:
             self._at_most -= left
         if left:
-            self._at_most_for.clear()
+            self._counted.clear()
 
     def look_again(self) -> None:
         """Know nothing that is true only where no other process writes."""
@@ -195,7 +209,7 @@ class Watches:
         count: int = await self._writer.submit(self.prune_kind, (now, read_before, limit), limit)
         if count:
             self._at_most = None
-            self._at_most_for.clear()
+            self._counted.clear()
         return count
 
     def _apply_prune(self, items: Sequence[tuple[int, int, int]]) -> Work[list[int]]:

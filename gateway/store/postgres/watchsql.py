@@ -76,7 +76,8 @@ RETURNING seq, upstream, watchers, next_poll_at
 
 COUNT_READ_TASKS = "SELECT count(*) FROM tasks WHERE read_until IS NOT NULL"
 
-# Through all of them: a tenth of a second, at most once for each client until some have gone.
+# Through all of them: a tenth of a second. So one at a time, and for a client once until some have gone; then once more
+# only where the last count would leave it no place.
 COUNT_READ_TASKS_FOR = """
 SELECT count(*) FROM tasks WHERE read_until IS NOT NULL AND $1 = ANY (string_to_array(watchers, ','))
 """

@@ -38,18 +38,25 @@ async def test_only_what_is_kept_takes_a_place(store: Store, monkeypatch: pytest
     assert [await watch(wish(name)) is None for name in "bc"] == [False, True]
 
 
-async def test_places_are_counted_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes a tenth of a second; and for each client only where few are left."""
+async def counts(store: Store, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the statements by which places are counted from now on."""
     if store.shared:
         await store._hints.close()  # which looks, and then it is counted anew
     asked: list[str] = []
     read, watchsql = store._engine.read, store._engine.watchsql
 
     async def noted(statement: str, parameters: Any = ()) -> list[Any]:
-        asked.append(statement)
+        if statement in (watchsql.COUNT_READ_TASKS, watchsql.COUNT_READ_TASKS_FOR):
+            asked.append(statement)
         return await read(statement, parameters)
 
     monkeypatch.setattr(store._engine, "read", noted)
+    return asked
+
+
+async def test_places_are_counted_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes a tenth of a second; and for each client only where few are left."""
+    asked, watchsql = await counts(store, monkeypatch), store._engine.watchsql
     for name in "abcd":
         await store.registry.watch(wish(name))
         assert await store.prune_reads(NOW, NOW, 9) == 0
@@ -57,6 +64,41 @@ async def test_places_are_counted_once(store: Store, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("gateway.store.watches._MOST_READ", 5)
     assert [await store.registry.watch(wish("e")) for _ in range(2)] == [None, None]
     assert asked == [watchsql.COUNT_READ_TASKS, watchsql.COUNT_READ_TASKS_FOR]
+
+
+async def test_many_first_reads_at_once_share_a_count(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of all places, and one of each client's, however many ask while it runs."""
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 40)
+    asked, watchsql = await counts(store, monkeypatch), store._engine.watchsql
+    watch = store.registry.watch
+    await asyncio.gather(*(watch(wish(f"ann-{number}", client="ann")) for number in range(32)))
+    assert asked == [watchsql.COUNT_READ_TASKS]
+    begun = (watch(wish(f"{client}-{number}", client=client)) for client in ("rob", "eve") for number in range(8))
+    await asyncio.gather(*begun)
+    assert asked[1:] == [watchsql.COUNT_READ_TASKS_FOR] * 2
+
+
+async def test_who_has_places_left_is_not_counted_anew_when_others_go(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It can only have become less; who has none left is counted, as it may have been its own that have gone."""
+    monkeypatch.setattr("gateway.store.watches._MOST_READ", 20)
+    for number in range(16):
+        await registered(store, new(f"ann-{number}"))
+    asked, watchsql = await counts(store, monkeypatch), store._engine.watchsql
+    watch = store.registry.watch
+    for number in range(16):
+        await watch(wish(f"ann-{number}", client="ann", at=NOW + 1000 * number))
+    assert await watch(wish("ann-x", client="ann")) is None
+    assert await watch(wish("rob-1", client="rob")) is not None
+    assert len(asked) == 3
+    del asked[:]
+    await store.tasks.unwatch(NOW + 60_000)  # one of ann's
+    assert await watch(wish("rob-2", client="rob", at=NOW + 60_000)) is not None
+    assert asked == []
+    assert await watch(wish("ann-x", client="ann", at=NOW + 60_000)) is None
+    assert await watch(wish("ann-x", client="ann", at=NOW + 60_000)) is None
+    assert asked == [watchsql.COUNT_READ_TASKS_FOR]
 
 
 async def test_a_clients_further_reads_of_its_tasks_take_no_place(
