@@ -10,11 +10,12 @@ lanes have webhooks that are due, claims the shares that it is given, and says w
 - Lanes without an attempt yet, and those whose last one failed, are newcomers. They leave a quarter of the places to
   others, and one client's a quarter of the rest to another's. As any of them may hang, only one in eight of the places
   that newcomers have left (in four, while few of theirs take long) may be filled within a fifteenth of an attempt's
-  time, a second by default: so there is one left for whoever comes next.
+  time, a second by default: so there is one left for whoever comes next. In a fixed time it would not be: the longer
+  an attempt may take, the more of them would hang before the first one ends.
 - Retries leave a quarter of the places to first attempts, and each client's half of its own.
 - A lane that is paused gets none, and comes back as a newcomer: what fell due meanwhile is sent few at a time.
 - A receiver that has limits of its own (``limits``) gets no more; what waits for that holds up no other.
-- A look-up of a name that takes a second gives its place back until it has an answer.
+- A look-up of a name that takes a second gives its place back until it has an answer, however long an attempt may take.
 - The client with the fewest places is next: ``waiting`` says which of several, and which of its lanes.
 """
 
@@ -28,17 +29,15 @@ import msgspec
 from gateway.core.claims import DueCallback, Lane, Share
 from gateway.core.pausing import holds_back
 from gateway.webhook.limits import ReceiverLimits, Usage
+from gateway.webhook.newcomers import Claim, Lately, Newcomers, counted, half, most
 from gateway.webhook.waiting import Waiting
 
 T = TypeVar("T")
-_Whose = Lane | str | None
-"""A lane, a client, or all of them."""
 
 _OPENS_AFTER = 5
 _RETRY_SHARE = 0.75
 _NEWCOMER_SHARE = 0.75
-_CLIENT_FACTOR = 3
-_TURNOVER = 8
+_LOOK_UP_S = 1.0
 _YOUNG_PART = 1 / 15  # of an attempt's time: an eighth less each time leaves 21 of a client's 144 when the first end
 _REMEMBERED = 10_000  # lanes that are known to be well, or to fail: of more, the longest unheard of are forgotten
 _NONE: Counter[str | None] = Counter()
@@ -50,20 +49,23 @@ class Bulkhead:
     def __init__(
         self, limit: int, lent: int = 0, attempt_s: float = 15.0, limits: ReceiverLimits | None = None
     ) -> None:
-        """``attempt_s``: how long an attempt may take. ``limits``: what some receivers' tables allow."""
+        """``attempt_s``: how long an attempt may take, but for those of the few receivers whose tables say otherwise.
+
+        ``limits``: what some receivers' tables allow.
+        """
         self._limit = limit
         self._limits = limits
         self._most_lent = lent
-        self._young_s = attempt_s * _YOUNG_PART
         self._now_s = 0.0
         # By their claims: one that has lapsed may be under way still while its webhook is claimed anew.
-        self._attempts: dict[tuple[int, int], _UnderWay] = {}
-        self._young: OrderedDict[tuple[int, int], _UnderWay] = OrderedDict()  # the oldest first
+        self._attempts: dict[Claim, _UnderWay] = {}
+        self._young = Lately(attempt_s * _YOUNG_PART)  # newcomers
+        self._looking_up = Lately(_LOOK_UP_S)
         # Places, without those that are lent.
         self._total = 0
         self._retries: Counter[str | None] = Counter()  # a client's, and all of them
         self._of_client: Counter[str] = Counter()
-        self._newcomers = _Newcomers(int(limit * _NEWCOMER_SHARE))
+        self._newcomers = Newcomers(int(limit * _NEWCOMER_SHARE))
         self._of_lane: Counter[Lane] = Counter()  # with those that are lent
         self._failures: OrderedDict[Lane, int] = OrderedDict()  # in a row
         self._well: OrderedDict[Lane, None] = OrderedDict()
@@ -109,24 +111,21 @@ class Bulkhead:
 
     @property
     def _turn_s(self) -> float | None:
-        if self.waits:
-            young = next(iter(self._young.values()), None)
-        elif not self.free:  # lanes may wait that nobody has told of yet, and a look-up lends its place
-            young = next((attempt for attempt in self._young.values() if attempt.looks_up), None)
-        else:
-            return None
-        return None if young is None else max(0.0, young.began_at + self._young_s - self._now_s)
+        grown_s = self._young.next_s(self._now_s) if self.waits else None
+        # Where all are taken lanes may wait that nobody has told of yet, and a look-up lends its place.
+        lent_s = self._looking_up.next_s(self._now_s) if self.waits or not self.free else None
+        return min((turn_s for turn_s in (grown_s, lent_s) if turn_s is not None), default=None)
 
     def at(self, now_s: float) -> None:
         """Hear what time it is (monotonic)."""
         self._now_s = now_s
-        while self._young:
-            claim, attempt = next(iter(self._young.items()))
-            if now_s - attempt.began_at < self._young_s:
-                return
-            self._grown(claim)
-            if attempt.looks_up and len(self._attempts) - self._total < self._most_lent:
+        for claim in self._young.left(now_s):
+            self._newcomers.grow(self._attempts[claim].lane, -1)
+        for claim in self._looking_up.left(now_s):
+            if len(self._attempts) - self._total < self._most_lent:
+                attempt = self._attempts[claim]
                 attempt.lent = True
+                self._grown(claim)
                 self._hold(attempt, -1)
 
     # Who waits, and whose turn it is
@@ -208,19 +207,19 @@ class Bulkhead:
                     self._full.add(lane)
 
     def _room_of_client(self, client: str, newcomers: bool) -> int:
-        room = _most(self.free, self._of_client.get(client, 0))
+        room = most(self.free, self._of_client.get(client, 0))
         return min(room, self._newcomers.room_of_client(client)) if newcomers else room
 
     def _room_for_retries(self, client: str, more: Counter[str | None] = _NONE) -> int:
         left = int(self._limit * _RETRY_SHARE) - self._retries[None] - more[None]
-        return min(left, _half(self.free - more[None], self._retries[client] + more[client]))
+        return min(left, half(self.free - more[None], self._retries[client] + more[client]))
 
     def _room_of_lane(self, lane: Lane) -> int:
         held = self._of_lane.get(lane, 0)
         allowed = self.free if self._limits is None or not self._limits.any else self._limits.room(lane)
         if self._is_probed(lane):
             return min(1 - held, allowed)
-        room = min(_half(self.free, held), allowed)
+        room = min(half(self.free, held), allowed)
         return room if lane in self._well else min(room, self._newcomers.room_of_lane(lane))
 
     def _is_probed(self, lane: Lane) -> bool:
@@ -251,25 +250,24 @@ class Bulkhead:
         its = its if held is None else max(its, held.receiver, key=len)
         return None if its == receiver else its
 
-    def _begins(self, claim: tuple[int, int], attempt: "_UnderWay") -> bool:
+    def _begins(self, claim: Claim, attempt: "_UnderWay") -> bool:
         client, newcomer = attempt.lane.client, attempt.newcomer
         if self._room_of_client(client, newcomer) <= 0 or (attempt.retry and self._room_for_retries(client) <= 0):
             return False
-        attempt.began_at = self._now_s
-        self._young[claim] = attempt
         if newcomer:
+            self._young.add(claim, self._now_s)
             self._newcomers.grow(attempt.lane, 1)
         self._hold(attempt, 1)
         return True
 
     def looks_up(self, callback: DueCallback) -> None:
         """Hear that an attempt has to look its receiver's name up."""
-        self._attempts[callback.claim].looks_up = True
+        self._looking_up.add(callback.claim, self._now_s)
 
     def found(self, callback: DueCallback) -> bool:
         """Hear that it has done so; return whether it has a place: its own may have gone to another meanwhile."""
         attempt = self._attempts[callback.claim]
-        attempt.looks_up = False
+        self._looking_up.remove(callback.claim)
         if attempt.lent:
             attempt.lent = not self._begins(callback.claim, attempt)
         return not attempt.lent
@@ -285,15 +283,15 @@ class Bulkhead:
     def ended(self, callback: DueCallback, *, delivered: bool | None) -> None:
         """Give the place back; ``delivered`` is None for an attempt that says nothing about its receiver."""
         claim = callback.claim
-        if claim in self._young:
-            self._grown(claim)
+        self._grown(claim)
+        self._looking_up.remove(claim)
         attempt = self._attempts.pop(claim)
         lane = attempt.lane
         if attempt.usage is not None:
             attempt.usage.end(sent=attempt.sent)
         if not attempt.lent:
             self._hold(attempt, -1)
-        _count(self._of_lane, lane, -1)
+        counted(self._of_lane, lane, -1)
         waited = self._waiting[False].remove(lane) or self._waiting[True].remove(lane)
         if delivered:
             self._failures.pop(lane, None)
@@ -304,18 +302,17 @@ class Bulkhead:
         if waited:
             self.wait(lane)  # with others, perhaps, than before
 
-    def _grown(self, claim: tuple[int, int]) -> None:
-        attempt = self._young.pop(claim)
-        if attempt.newcomer:
-            self._newcomers.grow(attempt.lane, -1)
+    def _grown(self, claim: Claim) -> None:
+        if self._young.remove(claim):
+            self._newcomers.grow(self._attempts[claim].lane, -1)
 
     def _hold(self, attempt: "_UnderWay", change: int) -> None:
         self._total += change
         client = attempt.lane.client
-        _count(self._of_client, client, change)
+        counted(self._of_client, client, change)
         if attempt.retry:
             for whose in (None, client):
-                _count(self._retries, whose, change)
+                counted(self._retries, whose, change)
         if attempt.newcomer:
             self._newcomers.hold(attempt.lane, change)
 
@@ -326,70 +323,9 @@ class _UnderWay(msgspec.Struct, eq=False):
     lane: Lane
     retry: bool
     newcomer: bool
-    began_at: float = 0.0
-    looks_up: bool = False
     lent: bool = False
     sent: bool = False
     usage: Usage | None = None
-
-
-class _Newcomers:
-    """The places of newcomers: how many of them all, a client's and a lane's hold, and how many of these are young."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held: Counter[_Whose] = Counter()
-        self._young: Counter[_Whose] = Counter()
-
-    @property
-    def room(self) -> int:
-        """How many more may begin now."""
-        return _slowly(self._limit - self._held[None], self._young[None], self._held[None])
-
-    def room_of_client(self, client: str) -> int:
-        young = self._young[client]
-        return min(_slowly(self._left(client), young, self._held[client]), _half(self.room, young))
-
-    def room_of_lane(self, lane: Lane) -> int:
-        its = _half(self._left(lane.client), self._held[lane])
-        return min(its, _half(self.room_of_client(lane.client), self._young[lane]))
-
-    def _left(self, client: str) -> int:
-        return _most(self._limit - self._held[None], self._held[client])
-
-    def grow(self, lane: Lane, change: int) -> None:
-        """Hear that one more of a lane's attempts is young, or one less."""
-        for whose in (None, lane.client, lane):
-            _count(self._young, whose, change)
-
-    def hold(self, lane: Lane, change: int) -> None:
-        """Hear that a lane holds one more place, or one less."""
-        for whose in (None, lane.client, lane):
-            _count(self._held, whose, change)
-
-
-def _half(free: int, held: int) -> int:
-    """Return how many places one may take that holds so many: each is one less that is free."""
-    return (free - held + 1) // 2
-
-
-def _most(free: int, held: int) -> int:
-    """Return the same for a client, which may hold three times as many as are left."""
-    return (_CLIENT_FACTOR * free - held + _CLIENT_FACTOR) // (_CLIENT_FACTOR + 1)
-
-
-def _slowly(free: int, young: int, held: int) -> int:
-    """Return how many more may begin now, so that not all places that are free are filled at once."""
-    few_are_slow = (held - young) * _TURNOVER < free
-    part = _TURNOVER // 2 if few_are_slow else _TURNOVER
-    return min(free, max(1, (free + young) // part) - young)
-
-
-def _count(counter: Counter[T], key: T, change: int) -> None:
-    if count := counter.get(key, 0) + change:
-        counter[key] = count
-    else:
-        del counter[key]
 
 
 def _remember(lanes: OrderedDict[Lane, T], lane: Lane, what: T) -> None:

@@ -62,6 +62,7 @@ MODULES = (
     "gateway/core/eventledger.py",
     "gateway/webhook/bulkhead.py",
     "gateway/webhook/limits.py",
+    "gateway/webhook/newcomers.py",
     "gateway/webhook/waiting.py",
     "gateway/webhook/retry.py",
     "gateway/upstream/turns.py",

@@ -1,12 +1,18 @@
 """Looking up a receiver's name lends its place, so that dead names hold up nobody."""
 
+import pytest
+
 from gateway.webhook.bulkhead import Bulkhead
 from tests.lanes import A, begin, fill, lane, webhook, well
 
 
-def test_a_look_up_that_takes_long_lends_its_place() -> None:
-    """Thousands of names that nobody answers for hold no places; whoever finds one after all has it back, or not."""
-    bulkhead = Bulkhead(8, lent=100)
+@pytest.mark.parametrize("attempt_s", [1.5, 15.0, 150.0])
+def test_a_look_up_that_takes_long_lends_its_place(attempt_s: float) -> None:
+    """Thousands of names that nobody answers for hold no places; whoever finds one after all has it back, or not.
+
+    It is lent after a second, however long an attempt may take: a look-up ends after ten.
+    """
+    bulkhead = Bulkhead(8, lent=100, attempt_s=attempt_s)
     well(bulkhead, A)
     held = fill(bulkhead, A)
     assert len(held) == 4
@@ -39,9 +45,13 @@ def test_so_many_are_lent_at_most() -> None:
     assert bulkhead.free == 16 - 8 + 2
 
 
-def test_thousands_of_dead_names_hold_up_nobody() -> None:
-    """Each second some of them begin, for the ten that a look-up lasts, and there are as many places as ever."""
-    bulkhead = Bulkhead(256, lent=1024)
+@pytest.mark.parametrize("attempt_s", [15.0, 150.0])
+def test_thousands_of_dead_names_hold_up_nobody(attempt_s: float) -> None:
+    """Each second some of them begin, for the ten that a look-up lasts, and there are as many places as ever.
+
+    Whoever has lent its place is none of those that began lately, of which there may be but few.
+    """
+    bulkhead = Bulkhead(256, lent=1024, attempt_s=attempt_s)
     for n in range(2000):
         bulkhead.wait(lane(f"dead-{n}"))
     for second in range(10):

@@ -9,17 +9,23 @@ from gateway.webhook.bulkhead import Bulkhead
 from tests.lanes import A, B, C, begin, fill, lane, webhook, well
 
 
+@pytest.mark.parametrize("attempt_s", [1.5, 15.0, 150.0])
 @pytest.mark.parametrize("clients", [1, 2, 50, 500])
-def test_among_thousands_that_hang_everybody_has_a_turn_within_a_second(clients: int) -> None:
-    """1,000 receivers that nobody has heard of hang for 15 s each: others that come before or after them begin."""
-    bulkhead = Bulkhead(256)
+def test_among_thousands_that_hang_everybody_has_a_turn_within_a_fifteenth_of_an_attempt(
+    clients: int, attempt_s: float
+) -> None:
+    """1,000 receivers that nobody has heard of hang for all of it each: others that come before or after them begin.
+
+    By default that is within a second.
+    """
+    bulkhead = Bulkhead(256, attempt_s=attempt_s)
     crowd = [lane(f"hangs-{n}", f"client-{n % clients}") for n in range(1000)]
     crowd_lanes = {*crowd}
     whose = "client-0" if clients == 1 else "mine"
     hanging: deque[tuple[int, DueCallback]] = deque()
     begun: dict[Lane, int] = {}
-    for tick in range(300):  # tenths of seconds
-        bulkhead.at(tick / 10)
+    for tick in range(300):  # tenths of seconds, by default
+        bulkhead.at(tick * attempt_s / 150)
         while hanging and hanging[0][0] <= tick:
             one = hanging.popleft()[1]
             bulkhead.ended(one, delivered=False)
