@@ -78,7 +78,7 @@ class ScriptedUpstream(Upstream):
         self.last_answers = LastAnswers(VirtualClock())
         self._poll = poll
 
-    async def poll(self, task_id: str, whose: str = "") -> PollResult:
+    async def poll(self, task_id: str, whose: str = "", **_: object) -> PollResult:
         return await self._poll(task_id)
 
 

@@ -101,7 +101,7 @@ class Creating:
         asked, client = one.asked, one.client
         own = {"content-type": asked.content_type, "x-request-id": _upstream_request_id(client, one.request_id)}
         try:
-            with self._key.creates.sending(waiter):
+            with self._key.creates.sending(waiter) as answered:
                 answer = await self._upstream.forward(
                     "POST",
                     one.target,
@@ -109,6 +109,7 @@ class Creating:
                     content=asked.body,
                     timeout_s=_TIMEOUT_S,
                     whose=client,
+                    answered=answered,
                 )
             found = await self._read_created(answer)
         except asyncio.CancelledError:  # the drain's time was up

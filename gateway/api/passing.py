@@ -67,9 +67,16 @@ class Passing:
         waiter: Waiter,
         named: Sequence[str],
     ) -> Answer | RequestError:
-        with self._key.queries.sending(waiter, self._poller_wake.set):  # whose next place may have its time then
+        # The poller's next place may have its time once this one is free.
+        with self._key.queries.sending(waiter, self._poller_wake.set) as answered:
             answer = await self._upstream.forward(
-                method, to, headers=headers, content=content, timeout_s=_TIMEOUT_S, whose=waiter.client
+                method,
+                to,
+                headers=headers,
+                content=content,
+                timeout_s=_TIMEOUT_S,
+                whose=waiter.client,
+                answered=answered,
             )
         if not isinstance(answer, NoAnswer) or answer.sent:
             for name in filter(TASK_ID.fullmatch, named):  # which of them is a task's nobody has said

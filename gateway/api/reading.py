@@ -212,8 +212,9 @@ class Reading:
         if (refused := await self._forwarding.turn(self._key.queries, waiter)) is not None:
             return refused
         asked = Moment.of(self._clock)
-        with self._key.queries.sending(waiter, self._poller_wake.set):  # whose next place may have its time then
-            answer = await self._upstream.forward("GET", target, whose=waiter.client)
+        # The poller's next place may have its time once this one is free.
+        with self._key.queries.sending(waiter, self._poller_wake.set) as answered:
+            answer = await self._upstream.forward("GET", target, whose=waiter.client, answered=answered)
         result = await self._upstream.read(task_id, answer)
         self._key.judge(task_id, asked.steady, result)
         newer = await self._watching.told(task_id, waiter.client, result, known, asked)

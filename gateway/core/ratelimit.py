@@ -2,8 +2,9 @@
 
 Owns the count; pure: the time is passed in, in seconds of any steady clock. Must not wait or send.
 
-A request counts from the moment it is sent until a window's length after its answer came. Whenever between the two
-the other side counted it, and however its window is cut, it never sees more than the limit.
+A request counts from the moment it is sent until a window's length after its answer began to come. Whenever between
+the two the other side counted it, and however its window is cut, it never sees more than the limit. What becomes of the
+answer then, and what that waits for, is nothing of the other side's.
 
 What others send with the same key counts here too, as far as the caller knows of it.
 
@@ -51,7 +52,7 @@ class RateLimiter:
         """Until when the other side asked to be left alone."""
         self._held_until = 0.0
         self.in_flight = 0
-        """Requests that were sent and have not been answered."""
+        """Requests that were sent, and no answer has begun to come."""
 
     @property
     def rate_per_s(self) -> float:
@@ -101,7 +102,7 @@ class RateLimiter:
         self.in_flight -= count
 
     def end(self, now: float) -> None:
-        """Say that a request has been answered, or has failed."""
+        """Say that a request's answer has begun to come, or that it has failed."""
         self.in_flight -= 1
         for window in self._all():
             window.leaves_at.append(now + window.length_s)

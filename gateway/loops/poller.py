@@ -305,14 +305,15 @@ class Poller:
         self, task_id: str, claim: DueTask | None = None, *, again: bool = False, probe: bool = False
     ) -> PollResult:
         watchers = "" if claim is None else claim.watchers
-        with self._key.queries.sending(freed=self._in_flight.wake_soon):  # the next place may have its time then
+        # The next place may have its time once it is free.
+        with self._key.queries.sending(freed=self._in_flight.wake_soon) as answered:
             span = None if self._tracing is None else await self._span(self._tracing, task_id, claim)
             started = self._clock.monotonic()
             if span is None:
-                result = await self._upstream.poll(task_id, watchers)
+                result = await self._upstream.poll(task_id, watchers, answered=answered)
             else:
                 with span:
-                    result = await self._upstream.poll(task_id, watchers, span)
+                    result = await self._upstream.poll(task_id, watchers, span, answered)
                     span.came_to(result.label, failed=result.error is not None)
         ended = self._clock.monotonic()
         self._new_from = ended + _NEW_PAUSE_S

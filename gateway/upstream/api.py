@@ -8,7 +8,7 @@ state, and by ``gateway.api.proxy`` for what clients ask.
 import asyncio
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -136,8 +136,14 @@ class Upstream:
         template = self._base_path + asked.status_path.partition("?")[0]
         return PollCall(asked.method, origin, self.target(template, task_id) or template, template)
 
-    async def poll(self, task_id: str, whose: str = "", span: SpanOfPoll | None = None) -> PollResult:
-        """Ask for one task's state; an answer within ``timeout_s``, all included, or UNREACHABLE."""
+    async def poll(
+        self,
+        task_id: str,
+        whose: str = "",
+        span: SpanOfPoll | None = None,
+        answered: Callable[[], object] | None = None,
+    ) -> PollResult:
+        """Ask for one task's state as ``forward``; an answer within ``timeout_s``, all included, or UNREACHABLE."""
         asked = self.profile.request
         path = self.target(asked.status_path, task_id)
         if path is None:
@@ -149,7 +155,9 @@ class Upstream:
         if self._poll_body is not None:
             headers = {"content-type": "application/json"}
             body = self._poll_body.replace(TASK_ID.encode(), msgspec.json.encode(task_id)[1:-1])
-        answer = await self.forward(asked.method, path, headers=headers, content=body, asks_only=by_post, whose=whose)
+        answer = await self.forward(
+            asked.method, path, headers=headers, content=body, asks_only=by_post, whose=whose, answered=answered
+        )
         if span is not None and isinstance(answer, Answer):
             span.answered(answer.status)
         return await self.read(task_id, answer)
@@ -172,11 +180,13 @@ class Upstream:
         timeout_s: float | None = None,
         asks_only: bool = False,
         whose: str = "",
+        answered: Callable[[], object] | None = None,
     ) -> Answer | NoAnswer:
         """Make one request with the key; ``path`` may have a query, and is sent as it is.
 
         The time limit is for all of it. ``asks_only``: a POST that changes nothing, and may be sent twice. ``whose``:
-        for which clients it is made, by whom the room for large answers is shared out.
+        for which clients it is made, by whom the room for large answers is shared out. ``answered`` is called once the
+        head of an answer has come, before any wait for room for the rest.
         """
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
         framing = {} if content is None else {"content-length": str(len(content))}
@@ -193,6 +203,8 @@ class Upstream:
         try:
             async with asyncio.timeout(timeout_s) as time_limit:
                 response = await self._transport.handle_async_request(request)
+                if answered is not None:
+                    answered()
                 assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101 - the transport's interface
                 try:
                     body = await self._read(response, response.stream, time_limit, whose)

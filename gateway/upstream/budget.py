@@ -142,25 +142,30 @@ class Budget:
 
     def sending(
         self, waiter: Waiter | None = None, freed: Callable[[], object] = lambda: None
-    ) -> AbstractContextManager[None]:
+    ) -> AbstractContextManager[Callable[[], None]]:
         """Send a request in a place that was taken, until the block ends; ``freed`` is called when the place is free.
 
-        ``waiter``: a client's, as it was acquired. Where it is cancelled it may be on its way all the same, and holds
-        its place for a second longer.
+        The block is to call what it is given when the head of the answer has come: from then on the other side has
+        counted the request, and what it still waits for, as for room in memory, holds no place in the rate limit.
+        Without that the block's end counts.
+
+        ``waiter``: a client's, as it was acquired; its turn is under way until the block ends. Where the block is
+        cancelled before an answer the request may be on its way all the same, and holds its place for a second longer.
         """
         return _Sending(self, waiter, freed)
 
-    def sent(self, waiter: Waiter | None, freed: Callable[[], object], *, given_up: bool) -> None:
-        """Hear that the block has ended; ``given_up``: by a cancellation."""
+    def sent(self, waiter: Waiter | None) -> None:
+        """Hear that the block has ended."""
         self._reservations.sent += 1
         if waiter is not None:
             self._turns.ended(waiter)
-        if given_up:
-            asyncio.get_running_loop().call_later(_TRAVEL_S, self._end, freed)
-        else:
-            self._end(freed)
 
-    def _end(self, freed: Callable[[], object]) -> None:
+    def end_late(self, freed: Callable[[], object]) -> None:
+        """As ``end``, for a request that was given up before an answer came."""
+        asyncio.get_running_loop().call_later(_TRAVEL_S, self.end, freed)
+
+    def end(self, freed: Callable[[], object]) -> None:
+        """Count a request as answered now, for a window's length more."""
         self._limiter.end(self._clock.monotonic())
         self._changed.set()
         freed()
@@ -261,17 +266,25 @@ class Budget:
 class _Sending:
     """The block in which a request is sent: a class, as each of a generator's two halves takes three calls."""
 
-    __slots__ = ("_budget", "_freed", "_waiter")
+    __slots__ = ("_answered", "_budget", "_freed", "_waiter")
 
     def __init__(self, budget: Budget, waiter: Waiter | None, freed: Callable[[], object]) -> None:
         self._budget = budget
         self._waiter = waiter
         self._freed = freed
+        self._answered = False
 
-    def __enter__(self) -> None:
-        pass
+    def __enter__(self) -> Callable[[], None]:
+        return self._answer
+
+    def _answer(self) -> None:
+        if not self._answered:
+            self._answered = True
+            self._budget.end(self._freed)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._budget.sent(
-            self._waiter, self._freed, given_up=kind is not None and issubclass(kind, asyncio.CancelledError)
-        )
+        self._budget.sent(self._waiter)
+        if kind is not None and issubclass(kind, asyncio.CancelledError) and not self._answered:
+            self._budget.end_late(self._freed)
+        else:
+            self._answer()

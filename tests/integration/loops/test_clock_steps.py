@@ -48,7 +48,7 @@ class World:
         self.posts: list[tuple[float, int]] = []  # when, and the timestamp that was signed
         self.bodies: list[bytes] = []
 
-    async def poll(self, task_id: str, whose: str = "") -> PollResult:
+    async def poll(self, task_id: str, whose: str = "", **_: object) -> PollResult:
         self.polls.append((self.clock.monotonic(), task_id))
         await asyncio.sleep(0.05)
         if task_id in self.ended:

@@ -542,3 +542,43 @@ def test_a_request_that_was_given_up_counts_for_a_second_longer() -> None:
         assert a.available() == 1
 
     run_virtual(main())
+
+
+@pytest.mark.parametrize("given_up", [False, True])
+def test_what_waits_once_its_answer_has_begun_to_come_holds_no_place(given_up: bool) -> None:
+    """It counts for a window's length from then on, once, however long its block lasts and however that ends.
+
+    Its client's turn is under way until then, and other replicas read that nothing is open.
+    """
+
+    async def main() -> None:
+        shelf = Shelf()
+        a = budget(shelf, "a", (RateWindow(1, 1.0),))
+        freed: list[float] = []
+        waiter = Waiter("c")
+
+        async def waits_for_room() -> None:
+            with a.sending(waiter, lambda: freed.append(VirtualClock().monotonic())) as answered:
+                await asyncio.sleep(2)
+                answered()
+                await room.wait()
+
+        room = asyncio.Event()
+        assert await a.acquire(1, waiter) is None
+        began = VirtualClock().monotonic()
+        sent = asyncio.create_task(waits_for_room())
+        await asyncio.sleep(2.5)
+        assert [at - began for at in freed] == [2.0]
+        assert (a._limiter.in_flight, a.available(), a._turns._under_way["c"]) == (0, 0, 1)
+        await asyncio.sleep(0.5)
+        assert a.available() == 1, "a window's length after the head of the answer"
+        await asyncio.sleep(10)
+        assert shelf.parts().get("a") is None or shelf.parts()["a"].open == 0
+        if given_up:
+            sent.cancel()
+        room.set()
+        await asyncio.wait([sent])
+        await asyncio.sleep(2)
+        assert (len(freed), a._limiter.in_flight, a.available(), dict(a._turns._under_way)) == (1, 0, 1, {})
+
+    run_virtual(main())
