@@ -56,8 +56,9 @@ from gateway.store import Registry
 _MAX_BATCH_BODY = 12 * 1024 * 1024  # 1,000 callbacks with the largest URL and metadata
 _READ_AT_ONCE = 128 * 1024  # bytes of a batch that are read in a few milliseconds, whatever stands in it
 _BATCH_LOOKUPS = 64
-"""How many names of one batch are looked up at once. Each is two questions, and forwarders such as dnsmasq take no more
-than 150 from everybody."""
+"""How many names of one batch are looked up at once: each is two questions, and forwarders such as dnsmasq take no more
+than 150 from everybody. Of several batches together, and of webhooks, nothing is bounded here: where so many names at
+once have no answer, a forwarder may drop others' questions too, which are asked again for ten seconds."""
 
 _one = msgspec.json.Decoder(CallbackRequest)
 
@@ -215,7 +216,7 @@ class Registering:
 
     async def _verdicts(self, request: Request, urls: Collection[str]) -> dict[str, RequestError | None]:
         """Return for each URL why it is refused, if it is."""
-        places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: it delays nobody else's
+        places = asyncio.Semaphore(_BATCH_LOOKUPS)  # the batch's own: nobody else waits for one of these
         async with asyncio.TaskGroup() as group:
             tasks = {url: group.create_task(self._verdict(url, places)) async for url in paced(request, urls)}
         return {url: task.result() for url, task in tasks.items()}

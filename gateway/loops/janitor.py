@@ -28,7 +28,7 @@ _CREATES = 50_000  # of each client: of the largest answers that are kept, 800 M
 _READS_EVERY_S = 60.0
 _READ_KEPT_MS = 450_000
 """For so long what the proxy's readers waited for is kept after they have gone: with the minute and a half for which a
-task is watched without a read, and the minute between two looks, it is gone ten minutes after the last read."""
+task is watched without a read, by default, and the minute between two looks, it is gone ten minutes after the last."""
 _LEASE_S = 3 * HEARTBEAT_S
 _DEAD_FACTOR = 3  # dead letters are kept three times as long: somebody may yet redeliver them
 

@@ -55,6 +55,26 @@ async def test_an_answer_that_nobody_reads_is_given_up(last: bytes) -> None:
         assert 0 < await peer.rest() < BIG
 
 
+async def test_an_answer_that_nobody_reads_and_that_holds_up_nothing_ends_with_the_idle_time() -> None:
+    """One that the connection's buffers take whole starts no clock; it is closed as any idle one, and cut soon."""
+
+    class Idle(Watched):
+        read_s = 3600.0
+
+        def connection_made(self, transport: Any) -> None:
+            transport.set_write_buffer_limits(2 * BIG)
+            super().connection_made(transport)
+            self.timeout_keep_alive = 0.1  # type: ignore[assignment]
+
+    Watched.ended = asyncio.Event()
+    async with served(App(), Idle) as connect:
+        peer = await connect()
+        peer.pause()
+        await peer.send(GET % b"big")
+        await Watched.ended.wait()
+        assert 0 < await peer.rest() < BIG
+
+
 async def test_an_answer_that_nobody_reads_does_not_hold_the_shutdown() -> None:
     """Told to end, a connection has a moment to take its answer and is cut then, whatever else would end it."""
 

@@ -2,14 +2,18 @@
 
 import asyncio
 
+import pytest
+
 from gateway.api.scrapes import Scrapes
+from tests.virtualtime import run_virtual
 
 
 class CostlyClock:
-    """Each writing takes a millisecond."""
+    """Each writing takes a millisecond, or as long as is said."""
 
-    def __init__(self) -> None:
+    def __init__(self, cost_s: float = 0.001) -> None:
         self.seconds = 100.0
+        self.cost_s = cost_s
         self.written = 0
         self.refreshed = 0
 
@@ -21,7 +25,7 @@ class CostlyClock:
 
     def render(self) -> bytes:
         self.written += 1
-        self.seconds += 0.001
+        self.seconds += self.cost_s
         return b"%d" % self.written
 
     async def refresh(self) -> None:
@@ -39,6 +43,21 @@ async def test_all_who_ask_at_once_share_one_text() -> None:
     assert set(texts) == {b"2"}
     assert asyncio.get_running_loop().time() - began >= 0.02, "twenty times what one costs"
     assert (clock.written, clock.refreshed) == (2, 2)
+
+
+@pytest.mark.parametrize(("cost_s", "pause_s"), [(0.02, 0.4), (0.05, 1.0), (10.0, 1.0)])
+def test_who_asks_waits_for_a_second_at_most(cost_s: float, pause_s: float) -> None:
+    """However long it takes to write a text out."""
+
+    async def main() -> None:
+        clock = CostlyClock(cost_s)
+        scrapes = Scrapes(clock, clock.refresh, clock.render)
+        assert await scrapes.text() == b"1"
+        began_s = asyncio.get_running_loop().time()
+        assert await scrapes.text() == b"2"
+        assert asyncio.get_running_loop().time() - began_s == pytest.approx(pause_s)
+
+    run_virtual(main())
 
 
 async def test_a_text_is_never_older_than_the_question() -> None:
