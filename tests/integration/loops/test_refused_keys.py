@@ -115,7 +115,7 @@ def test_a_probe_that_fails_is_not_made_in_a_tight_circle(tmp_path: Path) -> Non
         jobs = Jobs({"t"}, REFUSALS["HTTP 403"])
         poll, failures = jobs.upstream.poll, 0
 
-        async def fails(task_id: str, whose: str = "") -> Any:
+        async def fails(task_id: str, whose: str = "", **_: object) -> Any:
             nonlocal failures
             if task_id == NEUTRAL_TASK_ID and VirtualClock().monotonic() < 10:
                 failures += 1
@@ -143,7 +143,7 @@ def test_the_stop_waits_for_no_pause_after_a_defect(probe: bool, tmp_path: Path)
         jobs = Jobs({"t"}, REFUSALS["HTTP 403"])
         poll, failed = jobs.upstream.poll, asyncio.Event()
 
-        async def fails(task_id: str, whose: str = "") -> Any:
+        async def fails(task_id: str, whose: str = "", **_: object) -> Any:
             if (task_id == NEUTRAL_TASK_ID) is probe:
                 failed.set()
                 raise RuntimeError("a defect")

@@ -178,7 +178,7 @@ def test_one_task_of_ten_is_its_own_from_the_start(
         jobs.ends_s = {"t9": NEVER_S}
         poll, polls = jobs.upstream.poll, 0
 
-        async def fails(task_id: str, whose: str = "") -> PollResult:
+        async def fails(task_id: str, whose: str = "", **_: object) -> PollResult:
             nonlocal polls
             polls += task_id not in jobs.refused
             if task_id not in jobs.refused and polls % 3 == 2:
