@@ -19,6 +19,8 @@ _PAUSE = 20
 """For so many times as long as the last count or text took, there is no other: who asks for a text waits for it."""
 _MAX_PAUSE_S = 1.0
 """… before a text."""
+_MOST_WAITING = 64
+"""Requests that wait for the next text, each with its connection; one more gets the last text, a second old or two."""
 _PATIENCE_S = 1.0
 """Who asks while it is counted for longer than this gets the figures of before."""
 
@@ -87,13 +89,21 @@ class Scrapes:
         self._refresh = refresh
         self._render = render
         self._next: asyncio.Task[bytes] | None = None
+        self._last = b""
+        self._waiting = 0
         self._not_before = -math.inf
 
     async def text(self) -> bytes:
-        """Return a text that was made after this call."""
+        """Return a text that was made after this call; with very many who ask, the one before."""
+        if self._waiting >= _MOST_WAITING and self._last:
+            return self._last
         if self._next is None:
             self._next = asyncio.create_task(self._make(), name="metrics")
-        return await asyncio.shield(self._next)
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self._next)
+        finally:
+            self._waiting -= 1
 
     async def _make(self) -> bytes:
         try:
@@ -104,7 +114,7 @@ class Scrapes:
         finally:
             self._next = None  # who asks from here on gets the next one
         began = self._clock.monotonic()
-        text = self._render()
+        self._last = text = self._render()
         ended = self._clock.monotonic()
         self._not_before = ended + min(_PAUSE * (ended - began), _MAX_PAUSE_S)
         return text

@@ -39,10 +39,27 @@ async def test_all_who_ask_at_once_share_one_text() -> None:
     scrapes = Scrapes(clock, clock.refresh, clock.render)
     assert await scrapes.text() == b"1"
     began = asyncio.get_running_loop().time()
-    texts = await asyncio.gather(*(scrapes.text() for _ in range(1000)))
+    texts = await asyncio.gather(*(scrapes.text() for _ in range(64)))
     assert set(texts) == {b"2"}
     assert asyncio.get_running_loop().time() - began >= 0.02, "twenty times what one costs"
     assert (clock.written, clock.refreshed) == (2, 2)
+
+
+async def test_of_very_many_the_others_wait_for_nothing() -> None:
+    """Nobody needs a token to ask: each who waits has a connection, so one more is answered with the last text."""
+    clock = CostlyClock()
+    scrapes = Scrapes(clock, clock.refresh, clock.render)
+    first = await asyncio.gather(*(scrapes.text() for _ in range(100)))
+    assert set(first) == {b"1"}, "there is none before"
+    waiting = [asyncio.create_task(scrapes.text()) for _ in range(64)]
+    await asyncio.sleep(0)
+    assert [await scrapes.text() for _ in range(3)] == [b"1"] * 3
+    assert not any(task.done() for task in waiting)
+    waiting[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    assert await scrapes.text() == b"2", "there is room for one who waits"
+    assert [await task for task in waiting[1:]] == [b"2"] * 63
 
 
 @pytest.mark.parametrize(("cost_s", "pause_s"), [(0.02, 0.4), (0.05, 1.0), (10.0, 1.0)])
