@@ -29,6 +29,10 @@ class Running:
         self.gateway = gateway
         self.client = client
 
+    @property
+    def url(self) -> str:
+        return str(self.client.base_url)
+
     async def register(self, task_id: str, url: str, **members: Any) -> httpx.Response:
         return await self.client.post("/v1/callbacks", json={"taskId": task_id, "callbackUrl": url, **members})
 

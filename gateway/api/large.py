@@ -16,6 +16,9 @@ from gateway.core.memory import SMALL, Memory
 
 T = TypeVar("T")
 
+_NOBODY = "no client"
+"""Who shows no token, where none is asked for: all of them are one owner. No client and no upstream is called so."""
+
 
 async def hold(request: Request, size: int) -> None:
     """Wait for room for so many bytes, until the request is answered."""
@@ -49,13 +52,15 @@ async def send_response(response: Response, scope: Scope, receive: Receive, send
     scope["answer_begun"] = True
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     for start in range(0, len(body), SMALL):
-        more = start + SMALL < len(body)
-        await send({"type": "http.response.body", "body": bytes(body[start : start + SMALL]), "more_body": more})
+        await send({"type": "http.response.body", "body": bytes(body[start : start + SMALL]), "more_body": True})
+    # A server takes a message once its client has taken those before, but for 64 KiB: until then the room is held.
+    await send({"type": "http.response.body", "body": b""})
 
 
 async def _hold(scope: Scope, size: int) -> None:
-    # The operator's is "client None", which is nobody's: clients' names are in small letters.
-    await _memory(scope).hold(size, f"client {scope.get('client_name')}", "requests")
+    # The operator's is "client None", which is no client's: their names are in small letters.
+    owner = f"client {scope['client_name']}" if "client_name" in scope else _NOBODY
+    await _memory(scope).hold(size, owner, "requests")
 
 
 def _memory(scope: Scope) -> Memory:

@@ -18,6 +18,7 @@ from gateway.core.lenientjson import cost
 from gateway.serve.asgi import serve_asgi
 from gateway.webhook.headers import ClientHeaders
 from tests.running import LIMIT_S, Running, running
+from tests.unread import keep_send_buffers_small, unread
 from tests.waiting import until
 
 MIB = 1024 * 1024
@@ -214,6 +215,27 @@ async def test_a_reader_that_does_not_read_holds_what_it_is_sent_alone(stand: St
     assert 16_000_000 < memory._held[()] < 25_000_000
     writer.transport.abort()
     await until(lambda: not memory._held)
+
+
+async def test_what_a_reader_has_not_taken_of_the_end_is_held_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of this answer is with the server at once, and most of it stays there: its room is not given to others."""
+    keep_send_buffers_small(monkeypatch)
+    async with stand_at(tmp_path) as stand:
+        stand.receiver.takes_large.set()
+        (callback_id,) = await stand.registered("110000-a")
+        await stand.one.delivered(callback_id)
+        memory = stand.one.gateway.memory
+        await until(lambda: not memory._held)
+        async with unread(stand.one.url, "/v1/tasks/110000-a") as reader:
+            assert await reader.readexactly(12) == b"HTTP/1.1 200"
+            for _ in range(3):  # so that the server has done whatever it can without its client
+                await stand.one.client.get("/healthz")
+            assert memory._held[()] > 110_000
+            read = asyncio.create_task(reader.read())
+            await until(lambda: not memory._held)
+        await asyncio.wait((read,))
 
 
 async def test_a_client_reads_what_is_large_while_its_receivers_hang(stand: Stand) -> None:
