@@ -39,6 +39,7 @@ __all__ = [
     "lapse",
     "look",
     "new",
+    "often_tried",
     "opened",
     "register",
     "registered",
@@ -53,6 +54,7 @@ ABANDONED = Outcome(state=TaskState.ABANDONED, data=b'{"taskId":"t","reason":"ti
 LARGE = b'{"param":"' + b"x" * SMALL + b'"}'
 """What a task was told of, too large to stand in a row."""
 
+_FAR_MS = 100 * 365 * 86_400_000
 UPSTREAMS = ("up", "up-2", "other")
 NewStore = Callable[..., Store]
 
@@ -191,3 +193,12 @@ async def brought_to(store: Store, state: CallbackState, callback: NewCallback |
             else:
                 await store.outbox.release([due])
     return await look(store, made)
+
+
+async def often_tried(store: Store, times: int, excerpt: str, callback: NewCallback) -> Callback:
+    """Return a callback whose receiver has refused so many attempts with this; the next one is far away."""
+    made = await brought_to(store, CallbackState.PENDING, callback)
+    for number in range(1, times + 1):
+        next_at = NOW if number < times else NOW + _FAR_MS
+        await store.outbox.record(attempt_of(await claim(store), AttemptResult.RETRY, next_at=next_at, excerpt=excerpt))
+    return made

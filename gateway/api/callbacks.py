@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.api.auth import scope_of
-from gateway.api.large import hold
+from gateway.api.large import made_with_room
 from gateway.api.schema import (
     CLIENT,
     MAX_BODY,
@@ -34,7 +34,6 @@ from gateway.api.shares import share
 from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response
 from gateway.core.clock import Clock, from_iso
 from gateway.core.errors import Forbidden, InvalidRequest, NotFound
-from gateway.core.memory import SMALL
 from gateway.core.model import Callback, CallbackState
 from gateway.core.search import Sought, sought
 from gateway.core.shares import READ, WHOLE
@@ -43,7 +42,6 @@ from gateway.store import Registry
 
 T = TypeVar("T")
 
-_ROW = 600  # bytes of a callback in a list, but for its metadata and URL
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 
@@ -81,28 +79,29 @@ class Callbacks:
         limit = _limit(query.get("limit"))
         before_seq = await self._read_cursor(query.get("cursor"))
         client = _whose(request, query.get("client"))
-        # One more than asked for tells whether there is a next page.
-        read = partial(
-            self._registry.list_callbacks, client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
-        )
-        async with share(request, READ + limit):
-            found = await read()
-        if (size := sum(len(one.metadata) + len(one.url) + _ROW for one in found)) > SMALL:
-            found = []  # nothing large is kept while it waits for room
-            await hold(request, 3 * size)  # the rows, their views and the answer
+
+        async def page() -> Response:
             async with share(request, READ + limit):
-                found = await read()
-        page = found[:limit]
-        cursor = (await self._cursor_serializer()).dumps(page[-1].seq) if len(found) > limit else None
-        views = [self._view(request, callback) for callback in page]
-        return json_response(CallbackPage(data=views, next_cursor=cursor))
+                # One more than asked for tells whether there is a next page.
+                found = await self._registry.list_callbacks(
+                    client, state=state, task_id=task_id, before_seq=before_seq, limit=limit + 1
+                )
+            callbacks = found[:limit]
+            cursor = (await self._cursor_serializer()).dumps(callbacks[-1].seq) if len(found) > limit else None
+            views = [self._view(request, callback) for callback in callbacks]
+            return json_response(CallbackPage(data=views, next_cursor=cursor))
+
+        return await made_with_room(request, page)
 
     async def get(self, request: Request) -> Response:
         return json_response(self._view(request, await _asked(request, READ, self._registry.get_callback)))
 
     async def attempts(self, request: Request) -> Response:
-        attempts = await _asked(request, 2 * READ, self._registry.list_attempts)
-        return json_response(Attempts(data=[attempt_view(attempt) for attempt in attempts]))
+        async def read() -> Response:
+            attempts = await _asked(request, 2 * READ, self._registry.list_attempts)
+            return json_response(Attempts(data=[attempt_view(attempt) for attempt in attempts]))
+
+        return await made_with_room(request, read)
 
     async def cancel(self, request: Request) -> Response:
         found = await _asked(request, 1, lambda whose, one: self._registry.cancel(whose, one, self._clock.now()))

@@ -4,7 +4,7 @@ Owns that a client's large requests count against its part of the gateway's memo
 reading included. Used by the routes, which say what a request costs before they read or make it.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
@@ -16,6 +16,7 @@ from gateway.core.memory import SMALL, Memory
 
 T = TypeVar("T")
 
+_COST = 4  # an answer takes at most so many times its size while it is made: what it is made of, and itself
 _NOBODY = "no client"
 """Who shows no token, where none is asked for: all of them are one owner. No client and no upstream is called so."""
 
@@ -36,16 +37,34 @@ async def work(request: Request, function: Callable[..., T], *args: Any) -> T:
     return await _memory(request.scope).work(function, *args)
 
 
+async def made_with_room(request: Request, make: Callable[[], Awaitable[Response]]) -> Response:
+    """Return an answer of whose size nothing is known before; a large one is made anew, once there is room for it.
+
+    Nobody keeps one that waits for room, however many do.
+    """
+    response = await make()
+    if (size := len(response.body)) > SMALL:
+        del response
+        await _hold(request.scope, _COST * size)
+        response = await make()
+    return response
+
+
 async def send_response(response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     """Send an answer; a large one a part after the other, so that a connection never keeps a second copy.
 
     From then on the scope has ``answer_begun``: no other answer can be given.
     """
-    body = response.body
-    if len(body) <= SMALL:
+    if len(response.body) <= SMALL:
         scope["answer_begun"] = True
         await response(scope, receive, send)
         return
+    await send_large(response, scope, send)
+
+
+async def send_large(response: Response, scope: Scope, send: Send) -> None:
+    """Send a large answer, once there is room for it."""
+    body = response.body
     await _hold(scope, len(body))
     # What it was made of has gone, and its client may be slow; the encoder leaves half as much unused behind it.
     _memory(scope).keep(3 * len(body) // 2)

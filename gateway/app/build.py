@@ -15,6 +15,7 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
+from gateway.api import large
 from gateway.api.auth import AuthMiddleware, ClientLimits, Tokens
 from gateway.api.callbacks import Callbacks
 from gateway.api.mounts import BaseSlash, Mounts
@@ -317,6 +318,9 @@ def _site(
             resume=pauses.resume,
             settings=in_force,
             description=partial(_description, api),
+            memory=shared.memory,
+            made_with_room=large.made_with_room,
+            send_large=large.send_large,
             root_path=settings.root_path,
         )
     )

@@ -95,10 +95,14 @@ class Pages:
                 return self._to_sign_in(request)
             self._count(request, visitor)
             asked = Asked(visitor, request.path_params, request.query_params)
-            shown = await in_turn(asked)
-            response = self._frame.page(
-                request, shown.template, section=shown.section, visitor=visitor, now=self._now(), **shown.context
-            )
+
+            async def page() -> Response:
+                shown = await in_turn(asked)
+                return self._frame.page(
+                    request, shown.template, section=shown.section, visitor=visitor, now=self._now(), **shown.context
+                )
+
+            response = await self._parts.made_with_room(request, page)
             if session.old:
                 await self._sessions.keep(request, response, session)
             return response
@@ -341,6 +345,7 @@ def application(parts: PageParts) -> Starlette:
     counted = Middleware(_CountedRequests, requests=parts.requests)
     app = Starlette(routes=routes, middleware=[counted], exception_handlers=_Errors(frame).handlers())
     app.router.redirect_slashes = False
+    app.state.memory, app.state.send_large = parts.memory, parts.send_large
     return app
 
 

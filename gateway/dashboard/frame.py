@@ -14,8 +14,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from gateway import __version__
+from gateway.core.memory import SMALL
 from gateway.dashboard.meanings import meaning
 from gateway.dashboard.words import FILTERS
 
@@ -89,7 +91,7 @@ class Frame:
         """Return a page; ``section`` is the part of the navigation that it belongs to."""
         about = {"section": section, "path": request.scope["path"], **context}
         body = self._env.get_template(template).render(about)
-        return Response(body, status, SECURITY_HEADERS | _PRIVATE | dict(headers or {}), "text/html; charset=utf-8")
+        return _Page(body, status, SECURITY_HEADERS | _PRIVATE | dict(headers or {}), "text/html; charset=utf-8")
 
     def changes(self, template: str) -> bool:
         """Whether a page has a part that follows what happens."""
@@ -99,6 +101,16 @@ class Frame:
         """Return the part of a page that follows what happens."""
         found = self._env.get_template(template)
         return "".join(found.blocks[_REGION](found.new_context(context)))
+
+
+class _Page(Response):
+    """A page, of which a large one is sent in the way that the application has for what is large."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if len(self.body) > SMALL:
+            await scope["app"].state.send_large(self, scope, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 class _OwnFile:

@@ -7,9 +7,14 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope, Send
+
 from gateway.config.settings import Settings
 from gateway.core.clientrequests import ClientRequests
 from gateway.core.clock import Clock
+from gateway.core.memory import Memory
 from gateway.core.model import Backlog
 from gateway.core.shares import Shares
 from gateway.dashboard.facts import Counts, ModelFacts, Paused, ReceiverFacts, UpstreamFacts
@@ -62,5 +67,11 @@ class PageParts(NamedTuple):
     """Those that are in force."""
     description: Callable[[], Mapping[str, Any]]
     """The API as an OpenAPI document."""
+    memory: Memory
+    """Of which what is large has a part."""
+    made_with_room: Callable[[Request, Callable[[], Awaitable[Response]]], Awaitable[Response]]
+    """Return a page that this makes; a large one is made anew, once there is room for it."""
+    send_large: Callable[[Response, Scope, Send], Awaitable[None]]
+    """Send a large answer, once there is room for it, a part after the other."""
     root_path: str
     """What stands before every path in the browser: empty, or ``/prefix``."""

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from gateway.serve.asgi import serve_asgi
 from gateway.store.sqlite.store import SqliteStore
 from tests.acceptance.test_limits import peak_bytes
 from tests.crash.process import LIMIT_S
-from tests.storing import NOW, new
+from tests.storing import NOW, new, often_tried
+from tests.unread import unread
 from tests.waiting import a_moment
 
 MIB = 1024 * 1024
@@ -218,3 +219,19 @@ async def test_an_item_of_a_batch_may_have_what_a_registration_may(world: Any) -
         answer = await client.post("/v1/callbacks/batch", content=body, headers=JSON)
         assert [one["status"] for one in answer.json()["data"]] == [413, 201]
         assert answer.json()["data"][0]["error"]["code"] == "too_large"
+
+
+async def test_a_crowd_that_asks_for_a_callbacks_attempts(world: Any) -> None:
+    """Two hundred that read nothing, and each answer has 200 attempts whose excerpts take six bytes a character."""
+    store = SqliteStore(world.folder / "gateway.db")
+    await store.open()
+    callback = await often_tried(store, 200, "\x01" * 1024, new(client="default"))
+    await store.close()
+    path = f"/v1/callbacks/{callback.id}/attempts"
+    async with gateway(world) as (client, peak), AsyncExitStack() as crowd:
+        for _ in range(200):
+            await crowd.enter_async_context(unread(str(client.base_url), path))
+        assert (await client.get("/v1/callbacks?limit=1")).status_code == 200  # which has its turn after theirs
+        await crowd.aclose()
+        assert len((await client.get(path)).content) > 200 * 6 * 1024
+        assert peak() < LIMIT * 5 // 8

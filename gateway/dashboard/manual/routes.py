@@ -7,7 +7,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Awaitable, Callable
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -87,6 +87,9 @@ class Manual:
 
     async def _all_calls(self, request: Request) -> Response:
         self._refuse_foreign(request)
+        return await self._parts.made_with_room(request, partial(self._calls_page, request))
+
+    async def _calls_page(self, request: Request) -> Response:
         page = await asyncio.to_thread(self._calls_once, token=not self._parts.tokens.open)
         if _HOST.fullmatch(host := request.headers.get("host", "")):
             base = f"{'https' if is_secure(request) else 'http'}://{host}"

@@ -17,8 +17,11 @@ from gateway.core.errors import StoreError
 from gateway.core.lenientjson import cost
 from gateway.serve.asgi import serve_asgi
 from gateway.webhook.headers import ClientHeaders
+from tests.life import SECRET
 from tests.running import LIMIT_S, Running, running
-from tests.unread import keep_send_buffers_small, unread
+from tests.sqlitefile import opened
+from tests.storing import new, often_tried
+from tests.unread import keep_send_buffers_small, large_answers, unread
 from tests.waiting import until
 
 MIB = 1024 * 1024
@@ -236,6 +239,26 @@ async def test_what_a_reader_has_not_taken_of_the_end_is_held_too(
             read = asyncio.create_task(reader.read())
             await until(lambda: not memory._held)
         await asyncio.wait((read,))
+
+
+async def test_of_a_crowd_that_wants_attempts_nobody_keeps_any_while_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read again once there is room for them, one after the other: 200 take 1.3 MB, and all the room here."""
+    keep_send_buffers_small(monkeypatch)
+    async with opened(tmp_path / "gateway.db") as store:
+        callback = await often_tried(store, 200, "\x01" * 1024, new(client="default"))
+    path = f"/v1/callbacks/{callback.id}/attempts"
+    async with stand_at(tmp_path, GATEWAY_WEBHOOK_SECRET=SECRET) as stand, AsyncExitStack() as crowd:
+        readers = [await crowd.enter_async_context(unread(stand.one.url, path)) for _ in range(20)]
+        memory = stand.one.gateway.memory
+        await until(lambda: len(memory._holders) == 20)
+        assert await readers[0].readexactly(12) == b"HTTP/1.1 200"
+        assert len(large_answers()) == 1
+        await crowd.aclose()
+        await until(lambda: not memory._held)
+        answer = await stand.one.client.get(path)
+        assert [one["number"] for one in answer.json()["data"]] == [*range(1, 201)]
 
 
 async def test_a_client_reads_what_is_large_while_its_receivers_hang(stand: Stand) -> None:
