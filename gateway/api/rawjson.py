@@ -29,14 +29,17 @@ class Member(NamedTuple):
     """Where it ends, at the comma or bracket that follows."""
 
 
-def members(text: bytes) -> list[Member]:
-    """Return an object's members in their order, one that stands twice twice. Raises ValueError where it is none."""
+def members(text: bytes, most: int = _MOST_STEPS) -> list[Member]:
+    """Return an object's members in their order, one that stands twice twice.
+
+    Raises ValueError where it is none, and where it has more than ``most``.
+    """
     beginning = _BEGINNING.match(text)
     opening = 0 if beginning is None else beginning.end()
     if text[opening : opening + 1] != b"{":
         raise ValueError("this is no object")
-    parts, end = _parts(text, opening)
-    if text[end:].strip():
+    parts, end = _parts(text, opening, most)
+    if len(parts) > most or text[end:].strip():
         raise ValueError("more follows the object")
     found = []
     for start, stop in parts:
@@ -47,19 +50,25 @@ def members(text: bytes) -> list[Member]:
     return found
 
 
-def items(text: bytes, member: Member) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-    """Return where each item of a member's array stands, and where the array does. Raises ValueError as above."""
+def items(text: bytes, member: Member, most: int) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Return where each item of a member's array stands, and where the array does. Raises ValueError as above.
+
+    Of more than ``most`` items the first ones, and one more: nothing is said of the rest.
+    """
     opening = text.find(b"[", member.value, member.end)
     if opening < 0 or text[member.value : opening].strip():
         raise ValueError("this is no array")
-    parts, end = _parts(text, opening)
-    if text[end : member.end].strip():
+    parts, end = _parts(text, opening, most)
+    if len(parts) <= most and text[end : member.end].strip():
         raise ValueError("more follows the array")
     return parts, (opening, end)
 
 
-def _parts(text: bytes, opening: int) -> tuple[list[tuple[int, int]], int]:
-    """Return what stands between the commas of the object or array that opens there, and where it has ended."""
+def _parts(text: bytes, opening: int, most: int) -> tuple[list[tuple[int, int]], int]:
+    """Return what stands between the commas of the object or array that opens there, and where it has ended.
+
+    Of more than ``most`` parts one more than these.
+    """
     parts = []
     depth = 1
     start = at = opening + 1
@@ -73,6 +82,8 @@ def _parts(text: bytes, opening: int) -> tuple[list[tuple[int, int]], int]:
         if depth == 0 or mark == ord(","):
             parts.append((start, at - 1))
             start = at
+            if len(parts) > most:
+                return parts, at
         if depth == 0:
             blank = [not text[first:last].strip() for first, last in parts]
             if text[at - 1] != text[opening] + 2 or (any(blank) and len(parts) > 1):

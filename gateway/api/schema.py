@@ -7,6 +7,7 @@ import codecs
 import json
 import re
 from contextlib import suppress
+from functools import cache
 from io import BytesIO
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -33,10 +34,11 @@ MAX_METADATA = 8 * 1024
 MAX_DEPTH = 100
 """Objects and arrays within one another, in ``metadata``: many a receiver's reader takes few more."""
 MAX_BATCH = 1000
+COST = 4
+"""A request takes at most so many times its size: itself, what is read of it, its answer; a batch's items more."""
 
 T = TypeVar("T")
 
-_COST = 4  # a request takes at most so many times its size: itself, what is read of it, its answer
 _EXPLAINED = 64 * 1024  # bytes of a body up to which it is looked at again to say what is wrong with it
 _LENGTH_DIGITS = 18
 
@@ -202,7 +204,7 @@ async def read_any_body(request: Request, limit: int) -> bytes:
     message = await request.receive()
     if message["type"] == "http.request" and not message["more_body"] and len(message["body"]) <= limit:
         body: bytes = message["body"]  # all of it at once, as most are
-        await hold(request, _COST * len(body))
+        await hold(request, COST * len(body))
         return body
     gathered = BytesIO()  # gives the whole without a copy, which of megabytes took 40 ms
     room = 0
@@ -213,7 +215,7 @@ async def read_any_body(request: Request, limit: int) -> bytes:
         if size > room:
             # For half as much again: whoever only announces much, or stops in the middle, holds what it has sent.
             room = size * 3 // 2
-            await hold(request, _COST * room)
+            await hold(request, COST * room)
         if not message["more_body"]:
             return gathered.getvalue()
         message = await request.receive()
@@ -248,19 +250,32 @@ def decode(body: bytes | msgspec.Raw, decoder: "msgspec.json.Decoder[T]") -> T:
 
 def batch_items(body: bytes) -> list[msgspec.Raw]:
     """Return a batch's items unread, so that one that cannot be read is not the others' fault. Raises as ``decode``."""
+    found = None
+    parts: list[tuple[int, int]] = []
     try:
-        return _batch.decode(body).callbacks
+        found = _first_items().decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        try:
-            *_, batch = (member for member in members(body) if member.name == "callbacks")
-            parts, (start, end) = items(body, batch)
-        except ValueError:
-            parts = []
-    if not parts:
-        return decode(body, _batch).callbacks  # which says what is wrong
-    # What is around the items is still to be judged: so many nothings stand for them.
-    decode(body[:start] + msgspec.json.encode([None] * len(parts)) + body[end:], _batch)
-    return [msgspec.Raw(body[first:last]) for first, last in parts]
+        with suppress(ValueError):
+            *_, batch = (member for member in members(body, MAX_BATCH) if member.name == "callbacks")
+            parts, (start, end) = items(body, batch, MAX_BATCH)
+    if 0 < len(parts) <= MAX_BATCH:
+        # What is around the items is still to be judged: so many nothings stand for them.
+        decode(body[:start] + msgspec.json.encode([None] * len(parts)) + body[end:], _batch)
+        return [msgspec.Raw(body[first:last]) for first, last in parts]
+    if found is None and not parts:
+        found = decode(body, _first_items())  # which says what is wrong
+    made = [] if found is None else [item for item in msgspec.structs.astuple(found.callbacks) if item is not None]
+    if not 0 < (count := len(parts) or len(made)) <= MAX_BATCH:
+        decode(msgspec.json.encode({"callbacks": [None] * count}), _batch)
+    return made
+
+
+@cache
+def _first_items() -> "msgspec.json.Decoder[Any]":
+    """Return what decodes a batch and makes one item more than it may have: six million of a large one took 400 MB."""
+    fields = [(f"item_{number}", msgspec.Raw, None) for number in range(MAX_BATCH + 1)]
+    first = msgspec.defstruct("_FirstItems", fields, array_like=True, gc=False)
+    return msgspec.json.Decoder(msgspec.defstruct("_Batch", [("callbacks", first)], forbid_unknown_fields=True))
 
 
 def read_metadata(text: bytes) -> dict[str, Any] | None:

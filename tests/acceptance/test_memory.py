@@ -235,3 +235,29 @@ async def test_a_crowd_that_asks_for_a_callbacks_attempts(world: Any) -> None:
         await crowd.aclose()
         assert len((await client.get(path)).content) > 200 * 6 * 1024
         assert peak() < LIMIT * 5 // 8
+
+
+async def test_a_crowd_of_batches_of_nothing(world: Any) -> None:
+    """A thousand items in 2 KB, none of which is a registration: what is said of each takes a hundred times as much."""
+    body = b'{"callbacks":[%b]}' % b",".join([b"0"] * 1000)
+    limits = httpx.Limits(max_connections=None)
+    async with (
+        gateway(world) as (client, peak),
+        httpx.AsyncClient(base_url=client.base_url, trust_env=False, timeout=LIMIT_S, limits=limits) as crowd,
+    ):
+
+        async def ask() -> set[int]:
+            answer = await crowd.post("/v1/callbacks/batch", content=body, headers=JSON)
+            return {one["status"] for one in answer.json()["data"]}
+
+        assert await asyncio.gather(*(ask() for _ in range(300))) == [{422}] * 300
+        assert peak() < LIMIT * 5 // 8
+
+
+async def test_a_batch_of_many_more_items_than_it_may_have(world: Any) -> None:
+    """Six million in 12 MB are refused, and not made first."""
+    async with gateway(world) as (client, peak):
+        body = b'{"callbacks":[%b0]}' % (b"0," * 6_000_000)
+        answer = await client.post("/v1/callbacks/batch", content=body, headers=JSON)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "callbacks")
+        assert peak() < LIMIT * 5 // 8

@@ -1,6 +1,7 @@
 """What is large waits for room, and what is small does not wait for it: a whole gateway with a small budget."""
 
 import asyncio
+import gc
 import json
 import threading
 from collections.abc import AsyncIterator
@@ -259,6 +260,37 @@ async def test_of_a_crowd_that_wants_attempts_nobody_keeps_any_while_it_waits(
         await until(lambda: not memory._held)
         answer = await stand.one.client.get(path)
         assert [one["number"] for one in answer.json()["data"]] == [*range(1, 201)]
+
+
+async def test_a_batch_is_read_once_there_is_room_for_its_items(stand: Stand) -> None:
+    """However few bytes they have: what is said of a thousand that are none takes a megabyte."""
+    memory, asked = stand.one.gateway.memory, {"callbacks": [0] * 1000}
+    await memory.hold(2 * MIB, "client default", "requests")
+    batch = asyncio.create_task(stand.one.client.post("/v1/callbacks/batch", json=asked))
+    await until(lambda: bool(memory._waiting))
+    assert not large_answers()
+    memory.keep(0)
+    assert [one["status"] for one in (await batch).json()["data"]] == [422] * 1000
+
+
+async def test_what_was_read_of_metadata_is_not_kept_while_a_name_is_looked_up(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As objects it takes many times as much as its bytes, and a name may take seconds."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: str) -> None:
+        asked.set()
+        await answered.wait()
+
+    monkeypatch.setattr(stand.one.gateway.api.registering, "_check_url", slow)
+    sent = ["marked", *([{}] * 1000)]
+    registering = asyncio.create_task(stand.one.register("10-a", f"{stand.receiver.url}/hook", metadata={"a": sent}))
+    await asked.wait()
+    kept = [one for one in gc.get_objects() if isinstance(one, list) and one[:1] == sent[:1] and one is not sent]
+    assert kept == []
+    answered.set()
+    assert (await registering).json()["metadata"] == {"a": sent}
 
 
 async def test_a_client_reads_what_is_large_while_its_receivers_hang(stand: Stand) -> None:

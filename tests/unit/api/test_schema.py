@@ -1,6 +1,7 @@
 """Request bodies: what is taken, and how every mistake in them is told."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -159,6 +160,23 @@ def test_the_items_of_a_batch_are_read_one_by_one() -> None:
     for item in items[1:3]:
         with pytest.raises(InvalidRequest):
             decode(item, CALLBACK)
+
+
+@pytest.mark.parametrize(
+    "first", [b"0", b'"\\ud83d"', b"[" * 2000 + b"]" * 2000], ids=["good", "half an emoji", "deep"]
+)
+def test_of_a_batch_with_too_many_items_no_more_are_made(first: bytes) -> None:
+    """A hundred thousand in 200 KB would take 6 MB, also where one of them stops every decoder."""
+    body = b'{"callbacks":[%b%b]}' % (first, b",0" * 100_000)
+    batch_items(b'{"callbacks":[0]}')
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest) as caught:
+            batch_items(body)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(body)
+    finally:
+        tracemalloc.stop()
+    assert caught.value.errors == (("callbacks", "expected `array` of length <= 1000"),)
 
 
 json_values = st.recursive(
