@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from typing import Any
 
-from tests.attack.attacker import Attacker, drained
+from tests.attack.attacker import Attacker, Reader, Writer, drained, plain, read_request
 
 __all__ = ["CLIENTS"]
 
@@ -62,6 +62,23 @@ class TooMuchMetadata(Client):
         async for _ in self.pace(0.5):
             await self.ask("POST", "/v1/callbacks/batch", content=body, headers={"content-type": "application/json"})
             self.did["refused"] += 1
+
+
+class WrongBatches(Client):
+    """Batches, a hundred at once, of a thousand items that are none: 2 KB each, and 1.6 MB of what is said of it."""
+
+    name, proof = "wrong-batches", "200"
+    _BODY = b'{"callbacks":[%b]}' % b",".join([b"0"] * 1000)
+
+    async def attack(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(100):
+                group.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        async for _ in self.pace(0.05):
+            headers = {"content-type": "application/json"}
+            await self.ask("POST", "/v1/callbacks/batch", content=self._BODY, headers=headers)
 
 
 class ManyTasks(Client):
@@ -137,6 +154,37 @@ class Unreaders(Client):
                 open_ones.append(writer)
                 self.did["asked"] += 60
                 if len(open_ones) > 100:
+                    open_ones.pop(0).transport.abort()
+        finally:
+            for writer in open_ones:
+                writer.transport.abort()
+
+
+class UnreadAttempts(Client):
+    """A client that asks on hundreds of connections for attempts whose excerpts have six bytes a character."""
+
+    name, proof = "unread-attempts", "asked"
+
+    async def prepare(self) -> None:
+        self._port = await self.listen(self._refuse)
+
+    async def _refuse(self, reader: Reader, writer: Writer) -> None:
+        await read_request(reader)
+        writer.write(plain(b"\x01" * 1024, "500 No"))
+        await drained(writer)
+
+    async def attack(self) -> None:
+        answer = await self.register("sim-success-0-tried", f"http://127.0.0.1:{self._port}/")
+        answer.raise_for_status()
+        path = f"/v1/callbacks/{answer.json()['id']}"
+        request = self.head(f"GET {path}/attempts HTTP/1.1")
+        open_ones: list[Any] = []
+        try:
+            async for _ in self.pace(40):
+                await self.ask("POST", f"{path}/redeliver")
+                open_ones.append((await self.connect(request))[1])
+                self.did["asked"] += 1
+                if len(open_ones) > 300:
                     open_ones.pop(0).transport.abort()
         finally:
             for writer in open_ones:
@@ -244,11 +292,13 @@ CLIENTS = (
     HungUpPolls,
     LargeBatches,
     TooMuchMetadata,
+    WrongBatches,
     ManyTasks,
     ManyCreates,
     EqualRequestIds,
     Redeliveries,
     Unreaders,
+    UnreadAttempts,
     UnwantedBodies,
     OddRequests,
 )

@@ -135,6 +135,25 @@ class PublicPages(Neighbour):
             self.did["read"] += 1
 
 
+class UnreadPages(Neighbour):
+    """Hundreds of connections that ask for the largest pages that need no token, and read none of them."""
+
+    name, proof = "unread-pages", "asked"
+    _PAGES = ("/openapi.json", "/manual/calls")
+
+    async def attack(self) -> None:
+        open_ones: list[Writer] = []
+        try:
+            async for number in self.pace(50):
+                open_ones.append((await self.connect(self.head(f"GET {self._PAGES[number % 2]} HTTP/1.1")))[1])
+                self.did["asked"] += 1
+                if len(open_ones) > 500:
+                    open_ones.pop(0).transport.abort()
+        finally:
+            for writer in open_ones:
+                writer.transport.abort()
+
+
 class WrongTokens(Neighbour):
     """Guesses tokens, in every place where one may stand."""
 
@@ -211,4 +230,14 @@ class Scanners(Neighbour):
                     pass
 
 
-NEIGHBOURS = (IdleConnections, SlowRequests, EndlessHeads, ChunkFloods, PublicPages, WrongTokens, WebPages, Scanners)
+NEIGHBOURS = (
+    IdleConnections,
+    SlowRequests,
+    EndlessHeads,
+    ChunkFloods,
+    PublicPages,
+    UnreadPages,
+    WrongTokens,
+    WebPages,
+    Scanners,
+)
