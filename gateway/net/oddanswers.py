@@ -61,9 +61,8 @@ class OddHead:
                 return b"".join(mended)
             if end.start() > self._max_bytes:
                 raise httptools.HttpParserError(f"its head is larger than {self._max_bytes} bytes")
-            status, head = self._mend(bytes(self._raw[: end.start()]))
+            head, self._ended = self._mend(bytes(self._raw[: end.start()]))
             mended.append(head)
-            self._ended = status >= 200 or status == _SWITCHING  # else it only announces the answer
             del self._raw[: end.end()]
             searched = 0
         return b"".join([*mended, self._raw])
@@ -76,14 +75,16 @@ class OddHead:
         elif _STATUS.match(self._raw) is None:
             raise httptools.HttpParserError(self._reason)
 
-    def _mend(self, raw: bytes) -> tuple[int, bytes]:
+    def _mend(self, raw: bytes) -> tuple[bytes, bool]:
+        """Return a head, and whether it is the answer's: else it only announces that, and no field of it counts."""
         first, *lines = (line.rstrip(b"\r") for line in raw.split(b"\n"))
         status = _STATUS.match(first)
         if status is None:
             raise httptools.HttpParserError(self._reason)
-        fields = _framed(_fields(lines))
+        answers = int(status[1]) >= 200 or int(status[1]) == _SWITCHING
+        fields = _framed(_fields(lines)) if answers else []
         head = [b" ".join((b"HTTP/1.1", status[1], _CONTROLS.sub(b" ", status[2]))), *map(b": ".join, fields)]
-        return int(status[1]), b"\r\n".join([*head, b"", b""])
+        return b"\r\n".join([*head, b"", b""]), answers
 
 
 def _fields(lines: Iterable[bytes]) -> list[Field]:

@@ -89,6 +89,12 @@ READ = {
     "control in a trailer": OK + CHUNKED + b"\r\n8\r\n%b\r\n0\r\nX: \x01\n\r\n" % BODY,
     "folded, and blanks after a size": OK + b"X-A: a\r\n b\r\n" + CHUNKED + b"\r\n8 \r\n%b\r\n0\r\n\r\n" % BODY,
     # What comes before the answer.
+    "announcement that closes": b"HTTP/1.1 103 Early Hints\r\nConnection: close\r\n\r\n" + OK + LENGTH + b"\r\n" + BODY,
+    "announcement of an odd length": b"HTTP/1.1 103 Early Hints\r\nContent-Length: x\r\n\r\n"
+    + OK
+    + LENGTH
+    + b"\r\n"
+    + BODY,
     "odd announcement": b"HTTP/1.1 103 Early Hints\r\nLink: \x01\r\n\r\n" + OK + LENGTH + b"\r\n" + BODY,
     "announcement, odd answer": b"HTTP/1.1 100 Continue\r\n\r\n" + OK + LENGTH + LENGTH + b"\r\n" + BODY,
     "both odd": b"HTTP/1.1 100 Continue\n\n" + OK + b"X: \x01\r\n" + LENGTH + b"\r\n" + BODY,
