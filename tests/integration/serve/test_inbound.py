@@ -12,7 +12,7 @@ from tests.peer import GET, App, Hasty, served
 class Crowded(Hasty):
     max_connections = 2
     max_pipelined = 3
-    linger_s = read_s = 3600.0
+    head_s = body_s = linger_s = read_s = 3600.0  # else a busy machine ends what was to be held
 
 
 async def test_keep_alive_and_pipelining_go_on_working() -> None:
