@@ -20,7 +20,7 @@ import httptools
 
 from gateway.core.errors import without_frames
 from gateway.net.errors import ExchangeFailed, cut_off
-from gateway.net.oddanswers import OddChunks, OddHead
+from gateway.net.oddanswers import CONTROLS, OddChunks, OddHead
 from gateway.net.unparsed import Unparsed
 
 _MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included, and of what frames a body between its parts
@@ -253,6 +253,8 @@ class Connection(asyncio.Protocol):
 
     def on_status(self, reason: bytes) -> None:
         self.reason += reason
+        if CONTROLS.search(reason):
+            self._loose = True  # there others may read no answer
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.status:

@@ -20,7 +20,7 @@ _END = re.compile(rb"\n\r{0,2}\n")
 _OVERLAP = 3  # bytes of an end that may have come before the rest of it
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _LENGTH = re.compile(rb"\+?([0-9]{1,18})")
-_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _SWITCHING = 101
 
 _SIZE = re.compile(rb"0*[0-9A-Fa-f]{1,15}[ \t]*(?:;.*)?\r*", re.DOTALL)
@@ -83,7 +83,7 @@ class OddHead:
             raise httptools.HttpParserError(self._reason)
         answers = int(status[1]) >= 200 or int(status[1]) == _SWITCHING
         fields = _framed(_fields(lines)) if answers else []
-        head = [b" ".join((b"HTTP/1.1", status[1], _CONTROLS.sub(b" ", status[2]))), *map(b": ".join, fields)]
+        head = [b" ".join((b"HTTP/1.1", status[1], CONTROLS.sub(b" ", status[2]))), *map(b": ".join, fields)]
         return b"\r\n".join([*head, b"", b""]), answers
 
 
@@ -99,7 +99,7 @@ def _fields(lines: Iterable[bytes]) -> list[Field]:
     for parts in folded:
         name, colon, value = b" ".join(parts).partition(b":")
         if colon and _NAME.fullmatch(name := name.strip()):
-            fields.append((name, _CONTROLS.sub(b" ", value).strip()))
+            fields.append((name, CONTROLS.sub(b" ", value).strip()))
     return fields
 
 
