@@ -7,7 +7,7 @@ small; from one in this process 12, as its own buffers are made small, too.
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +18,7 @@ from starlette.responses import Response
 from gateway.core.memory import SMALL
 from gateway.serve.asgi import open_listener
 
-__all__ = ["keep_send_buffers_small", "large_answers", "unread"]
+__all__ = ["first_begun", "keep_send_buffers_small", "large_answers", "unread"]
 
 _BYTES = 4096
 _SEGMENT = 536
@@ -50,6 +50,16 @@ async def unread(url: str, path: str, *headers: str) -> AsyncIterator[asyncio.St
         yield reader
     finally:
         writer.transport.abort()
+
+
+async def first_begun(readers: Iterable[asyncio.StreamReader]) -> bytes:
+    """Return how the answer begins that begins first, whoever's that is: its first twelve bytes."""
+    begun = [asyncio.ensure_future(reader.readexactly(12)) for reader in readers]
+    done, left = await asyncio.wait(begun, return_when=asyncio.FIRST_COMPLETED)
+    for one in left:
+        one.cancel()
+    await asyncio.wait(begun)
+    return done.pop().result()
 
 
 def large_answers() -> list[Response]:
