@@ -17,21 +17,54 @@ from gateway.api.problems import PROBLEM_TYPE, problem
 from gateway.core.errors import RequestError
 from gateway.serve.serverprotocol import ServerProtocol
 
+_MOST_JOINED = 64 * 1024
+"""Bytes of a body up to which it is copied, to go with its head."""
+
 
 class _Transport:
-    """The connection's transport, of which closing is the protocol's, wherever in uvicorn it is called."""
+    """The connection's transport, of which closing is the protocol's, wherever in uvicorn it is called.
+
+    uvicorn writes an answer's head by itself, and the loop sends what it is given at once. So the head waits for what
+    of the body comes in the same turn: one call of the system and one packet instead of two, a tenth of what it costs
+    to register a callback.
+    """
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None], is_closing: Callable[[], bool]) -> None:
         self._transport = transport
-        self.write = transport.write
         self.close = close
         self.is_closing = is_closing
+        self._unanswered: RequestResponseCycle | None = None
+        self._head = b""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    def await_head(self, cycle: RequestResponseCycle) -> None:
+        """Take for its head what is written first once this answer has begun: 100 (Continue) may come before."""
+        self._unanswered = cycle
+
+    def write(self, data: bytes) -> None:
+        """Write, or let a head wait until the loop's next turn."""
+        if self._unanswered is not None and self._unanswered.response_started:
+            self._unanswered = None
+            self._head = data
+            asyncio.get_running_loop().call_soon(self.flush)
+        elif self._head and len(data) <= _MOST_JOINED:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        else:
+            self.flush()
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write a head that waits."""
+        head, self._head = self._head, b""
+        if head and not self._transport.is_closing():
+            self._transport.write(head)
+
     def let_go(self) -> None:
         """Forget the protocol: each would keep the other, after the connection, until a garbage collection."""
+        self._unanswered = None
         self.close = self._transport.close
         self.is_closing = self._transport.is_closing
 
@@ -75,6 +108,7 @@ class ClosingProtocol(ServerProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Replace uvicorn's, whose requests do not end with their client."""
         self._served = cycle
+        self._closes_here.await_head(cycle)
         self._serving = self.loop.create_task(cycle.run_asgi(partial(_for_its_client, cycle, app)))
         self._serving.add_done_callback(self.tasks.discard)
         self.tasks.add(self._serving)
@@ -111,6 +145,7 @@ class ClosingProtocol(ServerProtocol):
         """
         if self._is_closing():
             return
+        self._closes_here.flush()
         self._cut_after(self.read_s)
         if self._client_ended or not self._client_sends():
             self.pipeline.clear()
