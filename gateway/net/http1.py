@@ -271,6 +271,8 @@ class Connection(asyncio.Protocol):
             self._chunked = self._framed = value.lower().rpartition(b",")[2].strip() == b"chunked"
             if self._chunked and not value.rstrip(b" ").lower().endswith(b"chunked"):
                 raise ValueError("a tab after the coding")  # to the parser it would be another one; OddHead reads it
+        elif field == b"connection" and b"\t" in value:
+            self._loose = True  # "close" is no such word to the parser, with a tab behind it
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()

@@ -1,10 +1,10 @@
 """uvicorn's HTTP/1.1 connection, to which ``Upgrade`` means nothing: every server of this package listens with it.
 
 Owns that a request is framed by its length or its chunks whatever it asks to be upgraded to, which a server may ignore
-(RFC 9110 §7.8), which host it names, and that what follows a body in chunks is no header (§6.5.1): whatever stands in
-front of a server has not looked at it. And that blanks behind a header's value, which the parser leaves there, are no
-part of it (§5.5). Knows no limit and no route. ``closing`` builds on it, and ``inbound`` on that; the simulator and
-``asgi`` use it as it is.
+(RFC 9110 §7.8), which host it names, whether it is the last one, and that what follows a body in chunks is no header
+(§6.5.1): whatever stands in front of a server has not looked at it. And that blanks behind a header's value, which the
+parser leaves there, are no part of it (§5.5). Knows no limit and no route. ``closing`` builds on it, and ``inbound`` on
+that; the simulator and ``asgi`` use it as it is.
 
 llhttp, the parser under httptools, ends such a request at its head: the bytes of its body would be lost, or served as a
 request of their own. The JDK's HttpClient and ``curl --http2`` ask for h2c with every request over http.
@@ -21,6 +21,7 @@ class ServerProtocol(HttpToolsProtocol):
 
     retold = False
     """Whether the parser now reads a head again, which has been handed on already."""
+    _is_last = False  # by what its head says, where the parser takes that for another word
 
     def data_received(self, data: bytes) -> None:
         """Replace uvicorn's, which knows an upgrade."""
@@ -54,13 +55,22 @@ class ServerProtocol(HttpToolsProtocol):
             self.retold = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if b"\t" in value:
+            self.heed_close(name, value)
         super().on_header(name, value.rstrip(b" \t"))
+
+    def heed_close(self, name: bytes, value: bytes) -> None:
+        """Heed ``close`` with a tab behind it, too, which the parser takes for another word (RFC 9110 §5.6.3)."""
+        if name.lower() == b"connection":
+            self._is_last |= b"close" in (word.strip(b" \t") for word in value.lower().split(b","))
 
     def on_headers_complete(self) -> None:
         if not self.retold:
             if not self.url.startswith(b"/"):
                 self._name_host()
             super().on_headers_complete()
+            if self._is_last:
+                self.cycle.keep_alive = False
         self.headers = []  # where trailers go: nobody reads them
 
     def _name_host(self) -> None:
@@ -71,5 +81,6 @@ class ServerProtocol(HttpToolsProtocol):
             self.headers[:] = [(b"host", authority), *(field for field in self.headers if field[0] != b"host")]
 
     def on_message_complete(self) -> None:
+        self._is_last = False
         if not self.parser.should_upgrade():  # else the body is still to come
             super().on_message_complete()

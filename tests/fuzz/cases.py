@@ -26,6 +26,8 @@ CASES: dict[str, list[Any]] = {
         outbound.Case(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", closes=False),
         # Not everybody reads an answer there.
         outbound.Case(b"HTTP/1.1 200 \x00OK\r\nContent-Length: 0\r\n\r\n", closes=False),
+        # To the parser "close" with a tab behind it is another word.
+        outbound.Case(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\t\r\n\r\n", closes=False),
         # What an announcement says of the connection, and of its length, says nothing of the answer.
         outbound.Case(
             b"HTTP/1.1 100 C\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"

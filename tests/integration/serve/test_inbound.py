@@ -198,6 +198,33 @@ async def test_blanks_around_a_value_are_no_part_of_it(blanks: bytes, protocol: 
     assert heads == [list(fields.items())]
 
 
+@pytest.mark.parametrize("protocol", [Hasty, ServerProtocol])
+@pytest.mark.parametrize(
+    ("said", "closes"),
+    [
+        (b"close\t", True),
+        (b"Close\t, x", True),
+        (b"keep-alive,\tclose\t", True),
+        (b"keep-alive\t", False),
+        (b"x\tclose\t", False),
+    ],
+)
+async def test_close_closes_whatever_blanks_are_around_it(
+    said: bytes, closes: bool, protocol: type[ServerProtocol]
+) -> None:
+    """A tab is a blank (RFC 9110 §5.6.3); what is said of one request says nothing of the next one."""
+    async with served(App(), protocol) as connect:
+        peer = await connect()
+        await peer.send(b"GET /a HTTP/1.1\r\nhost: x\r\nconnection: " + said + b"\r\n\r\n")
+        status, headers, body = await peer.answer()
+        assert (status, body, headers.get("connection")) == (200, b"/a", "close" if closes else None)
+        if closes:
+            await peer.ended()
+        else:
+            await peer.send(GET % b"b")
+            assert (await peer.answer())[2] == b"/b"
+
+
 async def test_requests_beyond_the_limit_get_503_until_one_ends() -> None:
     """Where every connection has a request, a client too many is told to come again, and is served once one is done."""
     app = App()
