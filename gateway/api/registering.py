@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from io import BytesIO
+from itertools import islice
 from types import MappingProxyType
 
 import msgspec
@@ -278,13 +279,15 @@ def new_callback(
 
 def _piece(new: Sequence[NewCallback], start: int, most: int) -> tuple[list[NewCallback], int]:
     """Return what of a batch is written next, and its weight: one at least, and as many as ``most`` allows."""
-    some, weight = [new[start]], new[start].weight
-    for one in new[start + 1 :]:
-        if weight + one.weight > most:
+    some: list[NewCallback] = []
+    total = 0
+    for one in islice(new, start, None):
+        its = one.weight
+        if some and total + its > most:
             break
         some.append(one)
-        weight += one.weight
-    return some, weight
+        total += its
+    return some, total
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):

@@ -112,14 +112,14 @@ class Timetable:
         once where too many of these had ended when they were registered; and where nothing is known of them, as the
         answer tells the model and the age, and whether there is such a task: but of many that come together only few.
         """
+        whose = now, watchers, model, new
+        if self._first is not None and self._first[0] == whose:  # those of a batch are all alike
+            return self._first[1]
         price = self._price(watchers)
         own = of_client(watchers)
         known = self._durations.known(own)
         if not (new or known or model is not None or price.short) and self._may_explore():
             return now
-        whose = now, watchers, model, new
-        if self._first is not None and self._first[0] == whose:  # those of a batch are all alike
-            return self._first[1]
         stream = of_model(model) if new or model is not None else own
         distribution = self._durations.distribution(stream, self._clock.monotonic())
         delay_s = self._schedule.first_delay_s(distribution, price.price_s, self._first_jitter_s(now))

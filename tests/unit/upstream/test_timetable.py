@@ -206,8 +206,9 @@ def test_a_small_budget_has_fewer_polls_that_only_explore() -> None:
     async def main() -> None:
         table = timetable(budget_per_s=0.2)
         at = []
-        for _ in range(200):
-            at.append(table.first_poll_at(EPOCH, "ann", None) == EPOCH)
+        for second in range(200):
+            now = EPOCH + 1000 * second
+            at.append(table.first_poll_at(now, "ann", None) == now)
             await asyncio.sleep(1)
         assert (sum(at), at[:5]) == (7, [True, True, True, True, False])
 
