@@ -1,7 +1,8 @@
 """How a server's connection ends: so that its last answer can be read, in bounded time, and its request with it.
 
-Owns the stages of closing, the answer to a client that is refused, that what still comes is thrown away, and that
-nothing is done any more for a client that has gone. Knows neither limits nor reasons. ``paced`` builds on it.
+Owns the stages of closing, the answer to a client that is refused, that what still comes is thrown away, that nothing
+is done any more for a client that has gone, and that an answer's head leaves with its body. Knows neither limits nor
+reasons. ``paced`` builds on it.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from gateway.core.errors import RequestError
 from gateway.serve.serverprotocol import ServerProtocol
 
 _MOST_JOINED = 64 * 1024
-"""Bytes of a body up to which it is copied, to go with its head."""
+"""Bytes of what follows a head up to which it is copied, to go with it."""
 
 
 class _Transport:
@@ -50,8 +51,9 @@ class _Transport:
             self._head = data
             asyncio.get_running_loop().call_soon(self.flush)
         elif self._head and len(data) <= _MOST_JOINED:
-            head, self._head = self._head, b""
-            self._transport.write(head + data)
+            data = self._head + data
+            self._head = b""
+            self._transport.write(data)
         else:
             self.flush()
             self._transport.write(data)
@@ -59,7 +61,7 @@ class _Transport:
     def flush(self) -> None:
         """Write a head that waits."""
         head, self._head = self._head, b""
-        if head and not self._transport.is_closing():
+        if head and not self.is_closing():
             self._transport.write(head)
 
     def let_go(self) -> None:
@@ -108,7 +110,8 @@ class ClosingProtocol(ServerProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         """Replace uvicorn's, whose requests do not end with their client."""
         self._served = cycle
-        self._closes_here.await_head(cycle)
+        if cycle.scope["method"] != "HEAD":  # nothing is written after that one's
+            self._closes_here.await_head(cycle)
         self._serving = self.loop.create_task(cycle.run_asgi(partial(_for_its_client, cycle, app)))
         self._serving.add_done_callback(self.tasks.discard)
         self.tasks.add(self._serving)

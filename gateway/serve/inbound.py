@@ -115,6 +115,7 @@ class InboundProtocol(PacedProtocol):
         cycle = self.cycle  # of the last request
         asked = cycle is not None and not cycle.more_body and not cycle.response_complete
         if not asked or self._is_closing():
+            self._closes_here.flush()  # the loop closes now, and knows of no head that waits
             return False
         self._client_ended = True
         self._forget_deadline()

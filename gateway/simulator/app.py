@@ -355,7 +355,7 @@ async def _send_start(send: Send, answer: SimResponse) -> None:
 async def _send_half_and_reset(transport: asyncio.Transport, send: Send, answer: SimResponse) -> None:
     await _send_start(send, answer)
     await send({"type": "http.response.body", "body": answer.body[: len(answer.body) // 2], "more_body": True})
-    # The event loop writes at the end of its turn; an abort before that would throw the half answer away.
+    # What the system does not take at once the event loop writes in its next turn; an abort would throw it away.
     await asyncio.sleep(0)
     # Lingering for 0 s makes the close a reset (RST) in place of an orderly end (FIN).
     transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -73,6 +73,57 @@ async def test_a_head_whose_body_takes_its_time_goes_out_before_it() -> None:
         assert packets(peer) == 2
 
 
+@pytest.mark.parametrize("method", [b"HEAD", b"GET"])
+async def test_an_answer_reaches_a_client_that_has_ended_its_side(method: bytes) -> None:
+    """Nothing follows a HEAD's head: it does not wait, and so is not lost where the client's end comes with it."""
+    for _ in range(20):
+        async with served(App()) as connect:
+            peer = await connect()
+            peer.writer.write(method + b" /a HTTP/1.1\r\nhost: x\r\n\r\n")
+            peer.writer.write_eof()
+            head = await peer.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert await peer.reader.read() == (b"/a" if method == b"GET" else b"")
+
+
+async def test_a_head_that_is_begun_before_the_body_has_come_is_not_lost_with_it() -> None:
+    """The client ends its side in the middle of its body: it sees how the answer begins."""
+
+    class Hasty(App):
+        async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+            self.held.set()
+            await receive()
+            await receive()
+
+    for _ in range(20):
+        app = Hasty()
+        async with served(app) as connect:
+            peer = await connect()
+            peer.writer.write(b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc")
+            peer.writer.write_eof()
+            assert (await peer.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_head_that_waits_while_the_connection_is_closed_in_stages_is_dropped() -> None:
+    """The application fails after its answer, while others wait behind it: nothing is written behind the end."""
+    troubles: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: troubles.append(context))
+
+    class Failing(App):
+        async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
+            await super()._serve(scope, receive, send)
+            if scope["path"] == "/fails":
+                raise RuntimeError("after its answer")
+
+    async with served(Failing()) as connect:
+        peer = await connect()
+        await peer.send(GET % b"fails" + b"HEAD /b HTTP/1.1\r\nhost: x\r\n\r\n" + GET % b"c")
+        assert (await peer.answer())[2] == b"/fails"
+        await peer.ended()
+    assert not troubles
+
+
 async def test_a_large_body_follows_its_head_whole() -> None:
     """What is too large to be copied is not."""
     async with served(App()) as connect:
