@@ -193,14 +193,16 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserError as exc:
             # Raised later: while another error is handled it would lose its context, the reason.
             refusal = exc.with_traceback(None)
+        if self.status and self._head:  # it ended in these bytes
+            raw = self._head[0] if len(self._head) == 1 else b"".join(self._head)
+            self._head.clear()
+            if self._odd_chunks is not None or (self._keep_alive and b"\r\r" in raw):
+                data = _after_heads(raw, self._heads)
+                if b"\r\r" in raw[: len(raw) - len(data)]:
+                    self._keep_alive = False  # others do not take the second one for a line's end, as the parser does
         if self._odd_chunks is not None:
-            if self._head:  # it ended in these bytes
-                data = _after_heads(b"".join(self._head), self._heads)
-                self._head.clear()
             self._follow_chunks(self._odd_chunks, data, refusal)
             return
-        if self.status:
-            self._head.clear()
         if refusal is None:
             return
         if self.status or not self._asking or self._odd_head is not None or _ours(refusal) is not None:

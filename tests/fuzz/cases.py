@@ -26,6 +26,12 @@ CASES: dict[str, list[Any]] = {
         outbound.Case(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n", closes=False),
         # Not everybody reads an answer there.
         outbound.Case(b"HTTP/1.1 200 \x00OK\r\nContent-Length: 0\r\n\r\n", closes=False),
+        # It ends a first line with two CR, too.
+        outbound.Case(b"HTTP/1.1 200 OK\r\rServer: x\r\nContent-Length: 0\r\n\r\n", closes=False),
+        outbound.Case(b"HTTP/1.1 200 OK\r\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", closes=False),
+        outbound.Case(
+            b"HTTP/1.1 100 C\r\r\r\nHTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n\r\r\r", cuts=(16,), closes=False
+        ),
         # To the parser "close" with a tab behind it is another word.
         outbound.Case(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\t\r\n\r\n", closes=False),
         # What an announcement says of the connection, and of its length, says nothing of the answer.
