@@ -69,6 +69,14 @@ async def test_an_expiry_is_found_at_its_time(store: Store) -> None:
     assert [task.task_id for task in (await store.tasks.expired("up", NOW + 60_000, 10))[0]] == ["early", "late"]
 
 
+async def test_of_several_that_are_registered_together_the_first_expiry_is_found_at_its_time(store: Store) -> None:
+    """Whichever comes first in the batch, and though its poller has looked before, and heard of none."""
+    assert await store.tasks.expired("up", NOW, 10) == ([], None)
+    await store.registry.register([new("late", timeout_s=60), new("early", timeout_s=1), new("later", timeout_s=90)])
+    assert await store.tasks.expired("up", NOW + 999, 10) == ([], NOW + 1000)
+    assert [task.task_id for task in (await store.tasks.expired("up", NOW + 1000, 10))[0]] == ["early"]
+
+
 async def test_what_expires_later_is_not_looked_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A poller's rounds come many times a second, and only what is registered meanwhile could be earlier."""
     await registered(store, new(timeout_s=60))
