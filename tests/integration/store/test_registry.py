@@ -183,12 +183,15 @@ async def test_a_model_is_kept_with_its_task(store: Store) -> None:
 
 @pytest.mark.parametrize("joins", [{}, {"url": "https://other.example.com/"}, {"client": "bob"}])
 async def test_a_later_registration_may_tell_the_model(store: Store, joins: dict[str, str]) -> None:
-    """Whoever knows it tells it, with the same registration again too; the first word stands, and is no conflict."""
-    first = await registered(store)
+    """Whoever knows it tells it, with the same registration again too; the first word stands, and is no conflict.
+
+    Nothing is told of another task.
+    """
+    first, other = await registered(store), await registered(store, new("other"))
     again = [await register(store, new(model=model, **joins)) for model in ("m", None, "n")]  # type: ignore[arg-type]
     assert [one.created for one in again] == [bool(joins), False, False]
     assert [one.callback.task.model for one in again] == ["m", "m", "m"]
-    assert await model_of(store, first) == "m"
+    assert [await model_of(store, one) for one in (first, other)] == ["m", None]
 
 
 @pytest.mark.parametrize("known", [False, True])
