@@ -74,7 +74,7 @@ def cut_short_by(cancelled: asyncio.CancelledError, failure: ExchangeFailed) -> 
 
 def cut_short(late: TimeoutError) -> ExchangeFailed | None:
     """Return what ``asyncio.timeout`` has ended; None where that is not said: it was the peer's turn."""
-    cancelled = late.__cause__
+    cancelled = late.__cause__ or late.__context__  # Python 3.11.2 tells no cause
     said = cancelled.args[0] if isinstance(cancelled, asyncio.CancelledError) and cancelled.args else None
     return said if isinstance(said, ExchangeFailed) else None
 

@@ -190,9 +190,7 @@ class InboundProtocol(PacedProtocol):
         """Replace uvicorn's, which takes any number of them, and a trailer's for the head's."""
         if self._in_body:
             return
-        if b"\t" in value:
-            self.heed_close(name, value)
-        name, value = name.lower(), value.rstrip(b" \t")
+        name, value = self.field(name, value)
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         elif name == b"transfer-encoding":

@@ -55,14 +55,14 @@ class ServerProtocol(HttpToolsProtocol):
             self.retold = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if b"\t" in value:
-            self.heed_close(name, value)
-        super().on_header(name, value.rstrip(b" \t"))
+        super().on_header(*self.field(name, value))
 
-    def heed_close(self, name: bytes, value: bytes) -> None:
-        """Heed ``close`` with a tab behind it, too, which the parser takes for another word (RFC 9110 §5.6.3)."""
-        if name.lower() == b"connection":
+    def field(self, name: bytes, value: bytes) -> tuple[bytes, bytes]:
+        """Return a header as it is handed on; heed ``close`` with a tab behind it, for the parser another word."""
+        name = name.lower()
+        if name == b"connection" and b"\t" in value:  # a blank as any (RFC 9110 §5.6.3)
             self._is_last |= b"close" in (word.strip(b" \t") for word in value.lower().split(b","))
+        return name, value.rstrip(b" \t")
 
     def on_headers_complete(self) -> None:
         if not self.retold:
