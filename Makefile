@@ -87,7 +87,7 @@ fuzz: $(VENV)/.dev ## Give its parsers new inputs, half an hour for each; ARGS='
 describe: $(VENV)/.dev $(VENV)-openapi/.ready ## Hold the API against its /openapi.json with new examples; a quarter of an hour, ARGS='--examples 50 --seed 7'
 	@$(VENV)/bin/python -m tests.described $(ARGS)
 
-mutate: $(VENV)/.dev ## Change each guard of the state machine and see a test notice; an hour or more, ARGS='--only …'
+mutate: $(VENV)/.dev ## Change each guard of the state machine and see a test notice; some hours, ARGS='--every 10 --only …'
 	@$(VENV)/bin/python -m tests.mutation $(ARGS)
 
 cover: $(VENV)/.dev ## Check that the tests take every branch of the state machine; some minutes
