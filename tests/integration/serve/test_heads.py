@@ -89,7 +89,7 @@ async def test_an_answer_reaches_a_client_that_has_ended_its_side(method: bytes)
 async def test_a_head_that_is_begun_before_the_body_has_come_is_not_lost_with_it() -> None:
     """The client ends its side in the middle of its body: it sees how the answer begins."""
 
-    class Hasty(App):
+    class Early(App):
         async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
             self.held.set()
@@ -97,7 +97,7 @@ async def test_a_head_that_is_begun_before_the_body_has_come_is_not_lost_with_it
             await receive()
 
     for _ in range(20):
-        app = Hasty()
+        app = Early()
         async with served(app) as connect:
             peer = await connect()
             peer.writer.write(b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc")
@@ -125,7 +125,7 @@ async def test_a_head_that_waits_while_the_connection_is_closed_in_stages_is_dro
 
 
 async def test_a_large_body_follows_its_head_whole() -> None:
-    """What is too large to be copied is not."""
+    """Also where it is too large to go with it: nothing is lost between the two."""
     async with served(App()) as connect:
         peer = await connect()
         await peer.send(GET % b"big")
