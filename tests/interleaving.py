@@ -162,10 +162,12 @@ class _Engine:
         self.work: list[Work[Any]] = []
         """What the writer would do in its first transaction."""
 
-    async def transaction(self, make: Callable[[], Work[Any]], *, hasty: bool = False) -> tuple[Any, bool]:
+    async def transaction(
+        self, make: Callable[[], Work[Any]], committed: Callable[[Any, bool], None], *, hasty: bool = False
+    ) -> None:
         self.work.append(make())
         self.begun.set()
-        return await asyncio.get_running_loop().create_future()
+        await asyncio.get_running_loop().create_future()
 
     def blame(self, exc: Exception) -> Blame:
         raise AssertionError

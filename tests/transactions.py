@@ -28,7 +28,9 @@ class Transactions:
         self.go_on = asyncio.Event()
         self._failing = list(failing)
 
-    async def __call__(self, make: Callable[[], Work[Any]], *, hasty: bool = False) -> Any:
+    async def __call__(
+        self, make: Callable[[], Work[Any]], committed: Callable[[Any, bool], None], *, hasty: bool = False
+    ) -> None:
         self.begun.set()
         self.hasty.append(hasty)
         if self._failing:
@@ -38,7 +40,7 @@ class Transactions:
         with closing(sqlite3.connect(":memory:")) as db:
             db.execute("CREATE TABLE written (item)")
             before = db.total_changes
-            return drive(db, make()), db.total_changes > before
+            committed(drive(db, make()), db.total_changes > before)
 
     def apply(self, items: Sequence[Any]) -> Work[Sequence[Any]]:
         if items != ["nothing"]:

@@ -18,7 +18,7 @@ import structlog
 from msgspec.structs import replace
 
 from gateway.api.createrequest import CreateRequest
-from gateway.api.forwarding import Forwarding, shutting_down, store_unavailable
+from gateway.api.forwarding import Detached, Forwarding, shutting_down, store_unavailable
 from gateway.api.once import SAME_AGAIN
 from gateway.api.proxied import Proxied
 from gateway.api.registering import new_callback
@@ -142,7 +142,7 @@ class Creating:
         )
         await self._held_back(ending)
         if ending is not None and found.task_id is not None and self._upstream.last_answers.ended(found.task_id):
-            self._forwarding.spawn(self._ended(found.task_id, ending), f"proxy-ended-{found.task_id}")
+            self._forwarding.spawn(self._ended(found.task_id, ending.task), f"proxy-ended-{found.task_id}")
         return self._promised(one, found, told)
 
     def _promised(self, one: Outgoing, found: Created, told: Answer) -> Answer | RequestError:
@@ -220,7 +220,7 @@ class Creating:
 
     # What becomes of it
 
-    def _end(self, one: Outgoing, found: Created, told: Answer | NoAnswer) -> asyncio.Task[None] | None:
+    def _end(self, one: Outgoing, found: Created, told: Answer | NoAnswer) -> Detached[None] | None:
         """Begin to store what came of it: a callback, and what a create that may be repeated was answered.
 
         Of an answer that leaves in doubt whether there is a task nothing is kept but that, for other replicas. Nor does
@@ -233,10 +233,9 @@ class Creating:
                 return None
             if found.none_made:
                 forgotten = self._note(create, partial(self._registry.forget_create, create))
-                return self._forwarding.spawn(forgotten, f"proxy-forget-{create.request_id}")
-            return self._forwarding.spawn(
-                self._note(create, partial(self._lose, one)), f"proxy-lose-{create.request_id}"
-            )
+                return self._forwarding.begin(forgotten, f"proxy-forget-{create.request_id}")
+            lost = self._note(create, partial(self._lose, one))
+            return self._forwarding.begin(lost, f"proxy-lose-{create.request_id}")
         assert isinstance(told, Answer)  # noqa: S101 - what has none is in doubt, or has made none
         answer = CreateAnswer(
             status=told.status,
@@ -246,10 +245,10 @@ class Creating:
         )
         if asked.callback is not None and found.task_id is not None:
             work = self._register(one, found.task_id, asked.callback[1], answer)
-            return self._forwarding.spawn(work, f"proxy-register-{found.task_id}")
+            return self._forwarding.begin(work, f"proxy-register-{found.task_id}")
         if create is not None:
             kept = self._note(create, partial(self._registry.end_create, create, answer, []))
-            return self._forwarding.spawn(kept, f"proxy-answered-{create.request_id}")
+            return self._forwarding.begin(kept, f"proxy-answered-{create.request_id}")
         return None
 
     async def _register(self, one: Outgoing, task_id: str, url: str, answer: CreateAnswer) -> None:
@@ -297,10 +296,12 @@ class Creating:
             _log.error("proxy.answer_lost", upstream=name, client=client, request_id=request_id)
             raise
 
-    async def _held_back(self, ending: asyncio.Task[None] | None) -> None:
+    async def _held_back(self, ending: Detached[None] | None) -> None:
         """Hold an answer back until it is stored what came of it; but not for ever."""
         if ending is not None:
-            await asyncio.wait([ending], timeout=_REGISTRATION_WAIT_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_REGISTRATION_WAIT_S):
+                    await ending.ended
 
     def stopped(self, one: Outgoing) -> RequestError:
         """Return the answer to a create whose client the shutdown cuts off: it may still come to its end."""

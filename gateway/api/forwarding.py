@@ -8,7 +8,7 @@ import asyncio
 import math
 import re
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from starlette.requests import Request
@@ -74,6 +74,13 @@ class Forwarding:
             retry_after_s=retry_after_s,
         )
 
+    def begin(self, work: Coroutine[Any, Any, T], name: str) -> "Detached[T]":
+        """As ``spawn``, for one who waits for its end: each turn of the event loop may take milliseconds."""
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = self.spawn(_telling(ended, work), name)
+        task.add_done_callback(lambda _: _tell(ended))  # it may be cancelled before it has begun
+        return Detached(task, ended)
+
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run something that a client who goes away does not stop."""
         task = asyncio.create_task(work, name=name)
@@ -110,9 +117,35 @@ class Forwarding:
         return response
 
 
-async def result_of(work: "asyncio.Task[T | RequestError]") -> T:
-    """Wait for what may be shared: a client who goes away does not end it, and all get the same error."""
-    result = await asyncio.shield(work)
+class Detached(NamedTuple, Generic[T]):
+    """Work that one waits for, who may go away meanwhile."""
+
+    task: asyncio.Task[T]
+    ended: asyncio.Future[None]
+    """Done in the turn of the event loop in which the work ends; who waits for the task goes on a turn later, and with
+    ``shield`` or ``wait`` two. Who waits for it may be cancelled, and the work goes on."""
+
+    async def result(self) -> T:
+        """Wait for the end, and return or raise what it brought."""
+        await self.ended
+        return self.task.result()  # it has ended: nothing is waited for after that is told
+
+
+async def _telling(ended: "asyncio.Future[None]", work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    finally:
+        _tell(ended)
+
+
+def _tell(ended: "asyncio.Future[None]") -> None:
+    if not ended.done():
+        ended.set_result(None)
+
+
+async def result_of(work: "Awaitable[T | RequestError]") -> T:
+    """Wait for what clients may go away from while it goes on, and raise the error that it is."""
+    result = await work
     if isinstance(result, RequestError):
         raise result
     return result

@@ -49,13 +49,13 @@ class Passing:
         content = None if method == "GET" else body
         # In a task of its own: it waits for room for the answer while this one holds that of the request.
         named = [] if method == "GET" else list(map(str, request.path_params.values()))
-        work = self._forwarding.spawn(self._ask(method, to, headers, content, waiter, named), f"proxy-pass-{method}")
+        work = self._forwarding.begin(self._ask(method, to, headers, content, waiter, named), f"proxy-pass-{method}")
         try:
             with large.waiting(request):
-                answer = await result_of(work)
+                answer = await result_of(work.result())
             await large.hold(request, len(answer.body))
         finally:
-            work.cancel()  # its client has gone, where it has not ended
+            work.task.cancel()  # its client has gone, where it has not ended
         return "forwarded", passed_on(answer, partial(below, mount, self._upstream.base_url))
 
     async def _ask(

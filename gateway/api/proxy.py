@@ -216,12 +216,12 @@ class UpstreamProxy:
 
     async def _forward(self, request: Request, one: Outgoing, waiter: Waiter, alone: Alone | None) -> Response:
         # From here on it is no longer the client's to stop.
-        work = self._forwarding.spawn(self._creating.forward(one, waiter), f"proxy-create-{one.request_id}")
+        work = self._forwarding.begin(self._creating.forward(one, waiter), f"proxy-create-{one.request_id}")
         if alone is not None:
-            alone.last_until(work)
+            alone.last_until(work.task)
         with self._told_at_stop(one):
             with large.waiting(request):
-                answer = await result_of(work)
+                answer = await result_of(work.result())
             await large.hold(request, len(answer.body))  # for its sending, which nothing cuts short before it begins
         return passed_on(answer)
 

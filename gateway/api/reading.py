@@ -181,7 +181,7 @@ class Reading:
         self._key.queries.join(waiter, client)
         self._readers[task_id] += 1
         try:
-            answer, newer = await result_of(work)
+            answer, newer = await result_of(asyncio.shield(work))  # others may share it, and get the same error
             return outcome, passed_on(answer), newer
         finally:
             self._readers[task_id] -= 1

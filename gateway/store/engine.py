@@ -171,11 +171,14 @@ class Engine(Protocol):
     async def large(self, seq: int, column: Column) -> bytes | None:
         """Return a value that may be large; None where there is none. Raises StoreError."""
 
-    async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool) -> tuple[T, bool]:
-        """Do work within one transaction; return what it returned once that is durable, and whether it wrote anything.
+    async def transaction(
+        self, make: Callable[[], Work[T]], committed: Callable[[T, bool], None], *, hasty: bool
+    ) -> None:
+        """Do work within one transaction; ``committed`` is called with what it returned, and whether it wrote anything.
 
-        Nothing is done where it raises. It may be made and driven several times. ``hasty``: what others have locked is
-        waited for for a moment only.
+        That is in the event loop, as soon as it is durable: who waits for a write goes on a turn of the loop before
+        who waits for the transaction. Nothing is done, and it is not called, where this raises. It may be made and
+        driven several times. ``hasty``: what others have locked is waited for for a moment only.
         """
 
     def blame(self, exc: Exception) -> Blame:

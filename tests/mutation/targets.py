@@ -54,6 +54,7 @@ MODULES = (
     "gateway/store/sqlite/watchsql.py",
     "gateway/store/sqlite/statements.py",
     "gateway/store/sqlite/connectionlock.py",
+    "gateway/store/sqlite/backupfile.py",
     "gateway/store/sqlite/database.py",
     "gateway/store/sqlite/databasefile.py",
     "gateway/store/sqlite/filewatch.py",
@@ -209,6 +210,7 @@ _WATCHES, _WATCHSQL = "gateway/store/watches.py", "gateway/store/sqlite/watchsql
 _STATEMENTS = "gateway/store/sqlite/statements.py"
 _DATABASE, _FILEWATCH = "gateway/store/sqlite/database.py", "gateway/store/sqlite/filewatch.py"
 _DATABASEFILE = "gateway/store/sqlite/databasefile.py"
+_BACKUPFILE = "gateway/store/sqlite/backupfile.py"
 _HEAP, _HEAP_NOTE = "len(self._heap)", "# entries that a heap may have beside as many as are in date"
 _READ_OUTCOME = "SELECT {_TASK}, iif(coalesce(length(t.record), 0) = 0 AND length(t.outcome)"
 _READ_RECORD = "AND {SMALL}, t.record, NULL), coalesce(length(t.record), 0), t.told_at, t.denied_at"
@@ -582,7 +584,12 @@ EQUIVALENT = (
         "one of just that size may be checked or not",
     ),
     Equivalent(_DATABASEFILE, "return 0", "return 1", "a millisecond is no step of the clock"),
-    Equivalent(_DATABASE, "_GIVE_UP_AGAIN_S = 0.05", "_GIVE_UP_AGAIN_S = 0.1", "a moment sooner or later"),
+    Equivalent(
+        "gateway/store/sqlite/backupfile.py",
+        "_GIVE_UP_AGAIN_S = 0.05",
+        "_GIVE_UP_AGAIN_S = 0.1",
+        "a moment sooner or later",
+    ),
     Equivalent(
         _DATABASE,
         "_LOCK_WAIT_S = 1.0 # how long another process may hold the file before it is refused",

@@ -42,8 +42,10 @@ class PostgresEngine:
     async def large(self, seq: int, column: Column) -> bytes | None:
         return await self._database.large(seq, column)
 
-    async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool) -> tuple[T, bool]:
-        return await self._database.transaction(make, hasty=hasty)
+    async def transaction(
+        self, make: Callable[[], Work[T]], committed: Callable[[T, bool], None], *, hasty: bool
+    ) -> None:
+        committed(*await self._database.transaction(make, hasty=hasty))
 
     def blame(self, exc: Exception) -> Blame:
         return blame(exc)

@@ -25,7 +25,7 @@ import structlog
 
 from gateway.core import private
 from gateway.core.errors import StoreError, StoreInUse, StoreUnusable
-from gateway.store.sqlite import databasefile, sql
+from gateway.store.sqlite import backupfile, databasefile, sql
 from gateway.store.sqlite.atonce import fetch
 from gateway.store.sqlite.connectionlock import ConnectionLock
 from gateway.store.sqlite.databasefile import beside, damaged, error_name, explain, was_not_closed, written_ahead_ms
@@ -43,9 +43,7 @@ _LOCK_WAIT_S = 1.0  # how long another process may hold the file before it is re
 _BACKUP_PAGES = 256  # copied while nobody reads or writes: about a millisecond
 _BACKUP_SYNC = 64  # so often is that much of a backup put on disk: what is left for the end cannot be given up
 _SIZE = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
-_QUICK_CHECK = "PRAGMA quick_check(1)"
 _CLOSED = "The store is closed: the gateway is starting or shutting down."
-_GIVE_UP_AGAIN_S = 0.05
 _CHECKED_BYTES = 256 * 1024 * 1024
 """Up to this size a file is checked whole at the start: 0.6 s were measured for it, and a restart is not to last."""
 
@@ -113,16 +111,21 @@ class Database:
                 with suppress(sqlite3.Error):
                     await db.close()
 
-    async def transaction(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def transaction(
+        self, work: Callable[[sqlite3.Connection], T], committed: Callable[[T], None] | None = None
+    ) -> T:
         """Run ``work`` in the database's thread within one transaction; return its result once that is durable.
 
-        Rolled back where ``work`` or the commit raises. Nobody else reads or writes meanwhile. Raises StoreError, and
-        does nothing, where the file is not the one that was opened.
+        ``committed`` is called with it in the event loop, a turn of that before the caller goes on. Rolled back where
+        ``work`` or the commit raises. Nobody else reads or writes meanwhile. Raises StoreError, and does nothing, where
+        the file is not the one that was opened.
         """
         async with self._sharing():
             try:
                 done: list[T] = []
-                self._note_lost(await self.call(self._watched_transaction, work, done))
+                loop = asyncio.get_running_loop()
+                tell = committed and (lambda result: loop.call_soon_threadsafe(committed, result))
+                self._note_lost(await self.call(self._watched_transaction, work, done, tell))
                 self.require_file()
                 return done[0]
             except sqlite3.DatabaseError as exc:
@@ -199,10 +202,10 @@ class Database:
         try:
             try:
                 await self._copy(part)
-                await _check(part)
-                return await _in_thread(_put_in_place, part, target)
+                await backupfile.check(part)
+                return await backupfile.in_thread(backupfile.put_in_place, part, target)
             finally:
-                await _in_thread(partial(part.unlink, missing_ok=True))  # of a large file it takes a while
+                await backupfile.in_thread(partial(part.unlink, missing_ok=True))  # of a large file it takes a while
         except (sqlite3.Error, OSError) as exc:
             raise StoreError(f"The database could not be copied to {target} ({exc}).") from exc
 
@@ -216,7 +219,7 @@ class Database:
             self._lock.end_alone()
             try:
                 if turn % _BACKUP_SYNC == 0:
-                    await loop.run_in_executor(None, _sync, part)
+                    await loop.run_in_executor(None, backupfile.sync, part)
             finally:
                 await self._lock.begin_alone()  # after all who wait
             if given_up.is_set() or self._db is not connection:
@@ -235,7 +238,7 @@ class Database:
                 connection._conn.backup(db, pages=_BACKUP_PAGES, progress=after_pages)  # noqa: SLF001 - as in call
 
         async with self._lock.alone():
-            await _in_thread(copy, give_up=given_up.set)
+            await backupfile.in_thread(copy, give_up=given_up.set)
 
     @property
     def _connection(self) -> aiosqlite.Connection:
@@ -265,7 +268,7 @@ class Database:
         databasefile.check_version(self._path, application, version, tables)
         ((size,),) = await self.rows(_SIZE)
         if size <= _CHECKED_BYTES:
-            ((found,),) = await self.rows(_QUICK_CHECK)
+            ((found,),) = await self.rows(databasefile.QUICK_CHECK)
             if found != "ok":
                 raise StoreUnusable(damaged(self._path, " ".join(found.split())))
         return int(version)
@@ -290,15 +293,21 @@ class Database:
         await self.call(self._watch.begin)
 
     def _watched_transaction(
-        self, db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], done: list[T]
+        self,
+        db: sqlite3.Connection,
+        work: Callable[[sqlite3.Connection], T],
+        done: list[T],
+        tell: Callable[[T], object] | None,
     ) -> str | None:
-        """Run a transaction and keep its result; or return what has become of the file, with nothing done."""
+        """Run a transaction, keep and tell its result; or return what has become of the file, with nothing done."""
         problem = self._problem(db)
         if problem is None:
             try:
                 done.append(_transaction(db, work))
             finally:
                 self._watch.wrote()
+            if tell is not None:
+                tell(done[0])
         return problem
 
     def _problem(self, db: sqlite3.Connection) -> str | None:
@@ -353,42 +362,3 @@ def _transaction(db: sqlite3.Connection, work: Callable[[sqlite3.Connection], T]
             db.execute("ROLLBACK")
         raise
     return result
-
-
-async def _in_thread(work: Callable[..., T], *args: Any, give_up: Callable[[], None] | None = None) -> T:
-    """Run ``work`` in a thread. A caller that is cancelled calls ``give_up`` until it has ended, and waits for that."""
-    running = asyncio.get_running_loop().run_in_executor(None, work, *args)
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        while not running.done():
-            if give_up is not None:
-                give_up()
-            with suppress(asyncio.CancelledError):  # what the thread uses must not be closed under it
-                await asyncio.wait((running,), timeout=_GIVE_UP_AGAIN_S)
-        running.exception()  # nobody else takes it
-        raise
-
-
-async def _check(part: Path) -> None:
-    with closing(sqlite3.connect(part, check_same_thread=False)) as db:
-        # A check of many gigabytes must not hold up the shutdown. Interrupting does nothing before it has begun.
-        ((found,),) = await _in_thread(lambda: db.execute(_QUICK_CHECK).fetchall(), give_up=db.interrupt)
-    if found != "ok":
-        raise sqlite3.DatabaseError(f"the copy is damaged, and so may be the database: {' '.join(found.split())}")
-
-
-def _put_in_place(part: Path, target: Path) -> int:
-    _sync(part)
-    size = part.stat().st_size
-    part.replace(target)
-    _sync(target.parent)
-    return size
-
-
-def _sync(path: Path) -> None:
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)

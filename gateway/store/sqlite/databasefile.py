@@ -25,6 +25,8 @@ SELECT application_id, user_version, (SELECT count(*) FROM sqlite_schema)
 FROM pragma_application_id, pragma_user_version
 """
 """What ``check_version`` judges."""
+QUICK_CHECK = "PRAGMA quick_check(1)"
+"""Returns ``ok``, or the first damage of a file that is found."""
 
 _MIGRATIONS = Path(__file__).with_name("migrations")
 _OLDEST_SQLITE = (3, 38, 0)  # from here on SQLite has STRICT tables, and JSON without being built for it

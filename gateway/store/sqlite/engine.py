@@ -47,12 +47,14 @@ class SqliteEngine:
         async with self._database.reading():
             return await self._database.call(read_large, seq, column)
 
-    async def transaction(self, make: Callable[[], Work[T]], *, hasty: bool) -> tuple[T, bool]:
+    async def transaction(
+        self, make: Callable[[], Work[T]], committed: Callable[[T, bool], None], *, hasty: bool
+    ) -> None:
         def work(db: sqlite3.Connection) -> tuple[T, bool]:
             before = db.total_changes
             return drive(db, make()), db.total_changes > before
 
-        return await self._database.transaction(work)
+        await self._database.transaction(work, lambda done: committed(*done))
 
     def blame(self, exc: Exception) -> Blame:
         if isinstance(exc, _VALUES_FAULT):

@@ -276,7 +276,7 @@ def test_who_comes_again_is_known_to(tmp_path: Path, monkeypatch: pytest.MonkeyP
         writer, began_s = life.store._writer, clock.monotonic()
         transaction, blame = writer._transaction, writer._blame
 
-        async def begun(make: Any, *, hasty: bool) -> Any:
+        async def begun(make: Any, committed: Any, *, hasty: bool) -> Any:
             def work() -> Work[Any]:
                 try:
                     return (yield from make())
@@ -284,7 +284,7 @@ def test_who_comes_again_is_known_to(tmp_path: Path, monkeypatch: pytest.MonkeyP
                     tries.append(hasty)
                     raise
 
-            return await transaction(work, hasty=hasty)
+            return await transaction(work, committed, hasty=hasty)
 
         def settle(_: Any) -> Work[Any]:
             raise StoreLocked("lock timeout")

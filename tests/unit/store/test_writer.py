@@ -55,20 +55,80 @@ async def test_a_transaction_waits_until_three_turns_in_a_row_bring_nobody(steps
     assert len(await _batches(steps)) == commits
 
 
-async def test_a_transaction_waits_for_a_few_milliseconds_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where every turn brings another write, and takes a while, the first ones are stored before many have come."""
-    turns = 0
+class _Turns:
+    """The event loop's turns, each of which takes so long by the loop's own clock."""
 
-    async def turn_by_turn() -> None:
-        nonlocal turns
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, turn_s: float) -> None:
+        self.number = 0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.number * turn_s)
+        self._turning = asyncio.create_task(self._turn())
+
+    async def _turn(self) -> None:
         while True:
-            turns += 1
+            self.number += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: turns / 1000)
-    turning = asyncio.create_task(turn_by_turn())
-    assert len((await _batches([0, *[1] * 20]))[0]) == 6
-    turning.cancel()
+
+async def test_a_transaction_waits_for_a_few_milliseconds_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every turn brings another write, and takes a while, the first ones are stored before many have come."""
+    _Turns(monkeypatch, 0.001)
+    assert len((await _batches([0, *[1] * 20]))[0]) == 5
+
+
+@pytest.mark.parametrize(("turn_s", "together"), [(0.001, [[1, 2]]), (0.006, [[1], [2]])])
+async def test_a_turn_that_takes_long_is_the_only_wait_for_others(
+    monkeypatch: pytest.MonkeyPatch, turn_s: float, together: list[list[int]]
+) -> None:
+    """Be it the first write's turn or that in which the last commit is told of: a busy loop's turns are long enough."""
+    transactions = Transactions()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions, blame, no_locks)
+    writer.start()
+    await asyncio.sleep(0)
+    _Turns(monkeypatch, turn_s)
+    for _ in range(2):  # an idle writer's, and then one that comes as the last one's caller goes on
+        first = asyncio.create_task(writer.submit(kind, 1))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await asyncio.gather(first, writer.submit(kind, 2))
+    await writer.close()
+    assert transactions.batches == together * 2
+
+
+async def test_a_writes_caller_goes_on_before_the_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It waits for its row to be durable, and not for a turn more in which the writer would hear of that."""
+    order: list[str] = []
+    transactions = Transactions()
+
+    async def later(make: Any, committed: Any, *, hasty: bool) -> None:
+        await transactions(make, committed, hasty=hasty)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        order.append("the writer")
+
+    kind = Kind("some", transactions.apply, lambda items, _: order.append(f"what follows {items}"))
+    writer = Writer((kind,), later, blame, no_locks)
+    writer.start()
+    order.append(f"the caller of {await writer.submit(kind, 1)}")
+    await writer.close()
+    assert order == ["what follows [1]", "the caller of 1", "the writer"]
+
+
+async def test_answers_that_are_too_few_are_a_defect_before_the_commit() -> None:
+    """Nobody waits for an answer for ever, and nothing is committed twice."""
+    transactions = Transactions()
+    committed: list[Sequence[Any]] = []
+
+    def apply(items: Sequence[Any]) -> Work[Sequence[Any]]:
+        yield from transactions.apply(items)
+        return items if len(items) == 1 else items[1:]
+
+    kind = Kind("some", apply, lambda items, _: committed.append(items))
+    writer = Writer((kind,), transactions, blame, no_locks)
+    writer.start()
+    assert await asyncio.gather(*(writer.submit(kind, number) for number in range(3))) == [0, 1, 2]
+    await writer.close()
+    assert committed == [[0], [1], [2]]
 
 
 @pytest.mark.usefixtures("without_hurry")

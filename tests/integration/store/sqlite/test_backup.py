@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gateway.core.errors import StoreError
-from gateway.store.sqlite import database
+from gateway.store.sqlite import backupfile
 from gateway.store.sqlite.store import SqliteStore
 from tests.sqlitefile import damage, files, new, opened
 from tests.storing import LIMIT_S, NOW
@@ -35,13 +35,13 @@ async def test_writes_go_on_during_a_backup(
 ) -> None:
     """They have their turns between its pages, and it ends all the same; what it holds is whole, and opens."""
     copied: list[int] = []
-    check = database._check
+    check = backupfile.check
 
     async def noted(part: Path) -> None:
         copied.append(len(during))
         await check(part)
 
-    monkeypatch.setattr(database, "_check", noted)
+    monkeypatch.setattr(backupfile, "check", noted)
     before = [new() for _ in range(500)]
     await store.registry.register(before)
     target = path.with_name("gateway.db.backup")
@@ -67,7 +67,7 @@ async def test_a_backup_is_put_on_disk_as_it_goes(
     store: SqliteStore, path: Path, page_by_page: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that little is left for the end, which cannot be given up."""
-    monkeypatch.setattr(database, "_BACKUP_SYNC", 4)
+    monkeypatch.setattr("gateway.store.sqlite.database._BACKUP_SYNC", 4)
     await store.registry.register([new() for _ in range(100)])
     synced: list[int] = []
     fsync = os.fsync
@@ -132,7 +132,7 @@ async def test_a_backup_is_given_up_while_it_is_checked(
 ) -> None:
     """However long the check of a large file would go on: a shutdown does not wait for it."""
     long = "WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 20000000) SELECT max(i) FROM n, sqlite_schema"
-    monkeypatch.setattr("gateway.store.sqlite.database._QUICK_CHECK", long)
+    monkeypatch.setattr("gateway.store.sqlite.databasefile.QUICK_CHECK", long)
     backup = asyncio.create_task(store.backup(path.with_name("gateway.db.backup")))
     await until(path.with_name("gateway.db.backup.part-shm").exists)  # it is being read by then
     backup.cancel()

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway.core.errors import StoreUnusable
-from gateway.store.sqlite import database
+from gateway.store.sqlite import backupfile
 from gateway.store.sqlite.store import SqliteStore
 from tests.storing import new
 
@@ -41,13 +41,13 @@ async def register(store: SqliteStore) -> None:
 async def test_what_is_made_is_private(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The database, its write-ahead log, a backup and what is to become one: all of them from their first byte on."""
     seen: list[dict[str, int]] = []
-    check = database._check
+    check = backupfile.check
 
     async def noted(part: Path) -> None:
         seen.append(modes(path.parent))
         await check(part)
 
-    monkeypatch.setattr(database, "_check", noted)
+    monkeypatch.setattr(backupfile, "check", noted)
     store = SqliteStore(path)
     await store.open()
     await register(store)
