@@ -33,7 +33,7 @@ from gateway.api.schema import (
 from gateway.api.shares import share
 from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response
 from gateway.core.clock import Clock, from_iso
-from gateway.core.errors import Forbidden, InvalidRequest, NotFound
+from gateway.core.errors import Forbidden, InvalidRequest, NotFound, without_frames
 from gateway.core.model import Callback, CallbackState
 from gateway.core.search import Sought, sought
 from gateway.core.shares import READ, WHOLE
@@ -151,7 +151,8 @@ class Callbacks:
             return None
         try:
             seq = (await self._cursor_serializer()).loads(text)
-        except BadSignature:
+        except BadSignature as error:
+            without_frames(error)  # one of them keeps it
             seq = None
         if not isinstance(seq, int):
             raise invalid("cursor", "is not one that this gateway gave out; take nextCursor of the page before")

@@ -12,7 +12,7 @@ import msgspec
 from itsdangerous import BadSignature, URLSafeSerializer
 
 from gateway.core.clock import Clock
-from gateway.core.errors import InvalidRequest
+from gateway.core.errors import InvalidRequest, without_frames
 from gateway.core.model import Callback, CallbackState, Task, TaskState
 from gateway.core.search import Looked, Wanted, host_of
 from gateway.core.telling import told
@@ -126,7 +126,8 @@ class Lists:
             return None
         try:
             seq = (await self._cursors()).loads(text)
-        except BadSignature:
+        except BadSignature as error:
+            without_frames(error)  # one of them keeps it
             seq = None
         if not isinstance(seq, int):
             raise InvalidRequest("This link is too old: go on from the first page of the list.")

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from gateway.config.settings import DEFAULT_CLIENT
 from gateway.config.tokens import token_digest
 from gateway.core.clock import Clock
-from gateway.core.errors import Forbidden, RateLimited, Unauthorized
+from gateway.core.errors import Forbidden, RateLimited, Unauthorized, without_frames
 from gateway.core.ratelimit import RateLimiter, RateWindow
 from gateway.dashboard.parts import PageParts
 from gateway.store import Registry
@@ -84,8 +84,8 @@ class Sessions:
         if text is not None and len(text) < 1024:
             try:
                 (name, mark), made = (await self._cookies()).loads(text, max_age=_LASTS_S, return_timestamp=True)
-            except (BadData, ValueError, TypeError):
-                pass
+            except (BadData, ValueError, TypeError) as error:
+                without_frames(error)  # one of them keeps it
             else:
                 return BrowserSession(str(name), str(mark), self._clock.now() / 1000 - made.timestamp() > _RENEWED_S)
         return BrowserSession(secrets.token_urlsafe(16), _NO_MARK, old=True)

@@ -105,6 +105,8 @@ class ClosingProtocol(ServerProtocol):
             self._served.disconnected = True
             self._serving.cancel()
         super().connection_lost(exc)
+        if self._served is not None:
+            self.cycle = self._served  # a later one that is never served keeps the protocol, as that does it
         self._closes_here.let_go()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:

@@ -8,7 +8,6 @@ the command line.
 
 import asyncio
 import ctypes
-import gc
 import resource
 import signal
 import socket
@@ -30,12 +29,11 @@ from gateway.core.clock import SystemClock, wait_for_event
 from gateway.core.errors import GatewayError
 from gateway.core.telemetry import name_spans
 from gateway.serve.asgi import open_listener, server_config
+from gateway.serve.garbage import look_seldom
 from gateway.serve.inbound import InboundProtocol
 
 _log = structlog.get_logger()
 
-_LOOKED_AT = 5000  # new objects that may be part of a cycle, before the garbage collector looks at them
-_LOOKED_AT_AGAIN = 3  # such looks, before it looks at what they have left: three milliseconds
 _TURN_S = 0.0001
 """So long the event loop's thread keeps the interpreter from the database's, which asks for it at each step of a
 transaction. With a millisecond transactions of three rows took 30 to 50 ms among hundreds of attackers, and a create
@@ -71,7 +69,7 @@ class _Server(uvicorn.Server):
             self.failure = exc
             self.should_exit = True
             return
-        _spare_the_collector()
+        look_seldom(SystemClock().monotonic)
         for listener in sockets or []:
             host, port = listener.getsockname()[:2]
             _log.info("gateway.listening", url=f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
@@ -160,17 +158,6 @@ async def _serve(read: Callable[[], Settings], settings: Settings, environ: Mapp
         listener.close()
     if server.failure is not None:
         raise server.failure
-
-
-def _spare_the_collector() -> None:
-    """Let the garbage collector look at what requests leave behind, and not again and again at what stays.
-
-    What goes well ends in no cycle; a dial or a commit that fails does. In 48,000 lives 27 collections went through all
-    that the start had made, 14 ms each, and 3,300 through what was new: 15 us of a life's 250, and now less than one.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(_LOOKED_AT, _LOOKED_AT_AGAIN)
 
 
 def _give_freed_memory_back() -> None:

@@ -182,3 +182,13 @@ async def test_an_ended_connection_leaves_nothing_to_collect(path: bytes) -> Non
             await peer.send(b"d")
         await peer.answer()
         peer.writer.write_eof()
+
+
+async def test_a_connection_that_is_lost_with_requests_behind_leaves_nothing_to_collect() -> None:
+    """The requests that were never served know their connection: it is freed all the same once it is lost."""
+    app = App()
+    async with freed(app) as connect:
+        peer = await connect()
+        await peer.send(GET % b"hold" + GET % b"second" + GET % b"third")
+        await app.held.wait()
+        peer.writer.transport.abort()
