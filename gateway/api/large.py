@@ -38,12 +38,13 @@ async def work(request: Request, function: Callable[..., T], *args: Any) -> T:
 
 
 async def made_with_room(request: Request, make: Callable[[], Awaitable[Response]]) -> Response:
-    """Return an answer of whose size nothing is known before; a large one is made anew, once there is room for it.
+    """Return an answer of whose size nothing is known before.
 
-    Nobody keeps one that waits for room, however many do.
+    A large one for which there is no room now is made anew once there is: nobody keeps one that waits, however many do.
     """
     response = await make()
-    if (size := len(response.body)) > SMALL:
+    size = len(response.body)
+    if size > SMALL and not _memory(request.scope).hold_now(_kept(size), *_owner(request.scope)):
         del response
         await _hold(request.scope, _COST * size)
         response = await make()
@@ -66,8 +67,7 @@ async def send_large(response: Response, scope: Scope, send: Send) -> None:
     """Send a large answer, once there is room for it."""
     body = response.body
     await _hold(scope, len(body))
-    # What it was made of has gone, and its client may be slow; the encoder leaves half as much unused behind it.
-    _memory(scope).keep(3 * len(body) // 2)
+    _memory(scope).keep(_kept(len(body)))  # its client may be slow
     scope["answer_begun"] = True
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     for start in range(0, len(body), SMALL):
@@ -76,10 +76,18 @@ async def send_large(response: Response, scope: Scope, send: Send) -> None:
     await send({"type": "http.response.body", "body": b""})
 
 
+def _kept(size: int) -> int:
+    """Return what an answer takes once what it was made of has gone: the encoder leaves half as much unused behind."""
+    return 3 * size // 2
+
+
 async def _hold(scope: Scope, size: int) -> None:
+    await _memory(scope).hold(size, *_owner(scope))
+
+
+def _owner(scope: Scope) -> tuple[str, str]:
     # The operator's is "client None", which is no client's: their names are in small letters.
-    owner = f"client {scope['client_name']}" if "client_name" in scope else _NOBODY
-    await _memory(scope).hold(size, owner, "requests")
+    return f"client {scope['client_name']}" if "client_name" in scope else _NOBODY, "requests"
 
 
 def _memory(scope: Scope) -> Memory:

@@ -67,25 +67,19 @@ class Memory:
 
         ``owner``: from the outside in, as ``client ann``, ``webhooks``, the receiver.
         """
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - it runs this
-        holder = self._holders.get(task)
+        if (holder := self._wanting(size, owner)) is not None:
+            try:
+                await holder.room
+            finally:
+                self._want_no_more(holder)
+
+    def hold_now(self, size: int, *owner: str) -> bool:
+        """As ``hold``, where that would wait for nobody. False: it would, and no more is held than before."""
+        holder = self._wanting(size, owner)
         if holder is None:
-            holder = self._holders[task] = _Holder(owner)
-            task.add_done_callback(self._ended)
-        if size <= holder.held:
-            return
-        holder.more = size - holder.held
-        holder.room = asyncio.get_running_loop().create_future()
-        self._wait(holder)
-        try:
-            self._give()
-            await holder.room
-        finally:
-            if holder in self._waiting.get(holder.owner, ()):  # it was cancelled
-                self._wait_no_more(holder)
-                self._goes_on(holder, holder.held)
-                self._give()
+            return True
+        self._want_no_more(holder)
+        return holder.room.done()
 
     def keep(self, size: int) -> None:
         """Give back what the calling task holds beyond so many bytes."""
@@ -125,6 +119,29 @@ class Memory:
         """End the thread once its work is done."""
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _wanting(self, size: int, owner: _Group) -> "_Holder | None":
+        """Have the calling task want room, which it may have been given by now; None: it has that much already."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - it runs this
+        holder = self._holders.get(task)
+        if holder is None:
+            holder = self._holders[task] = _Holder(owner)
+            task.add_done_callback(self._ended)
+        if size <= holder.held:
+            return None
+        holder.more = size - holder.held
+        holder.room = asyncio.get_running_loop().create_future()
+        self._wait(holder)
+        self._give()
+        return holder
+
+    def _want_no_more(self, holder: "_Holder") -> None:
+        """Have it wait no longer, where it does."""
+        if holder in self._waiting.get(holder.owner, ()):
+            self._wait_no_more(holder)
+            self._goes_on(holder, holder.held)
+            self._give()
 
     def _wait(self, holder: "_Holder") -> None:
         for group, member in holder.places:

@@ -13,7 +13,7 @@ httpx types around it, took about 11 µs of processor time where one by aiohttp'
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, cast
 
 import httptools
@@ -87,8 +87,8 @@ class Connection(asyncio.Protocol):
         """Whether nothing has come since the last request."""
         return not self.status and not self._unclaimed
 
-    async def ask(self, request: bytes, *, no_body: bool) -> None:
-        """Send a request and return when the head of its answer is in ``status``, ``reason`` and ``headers``.
+    async def ask(self, request: Sequence[bytes], *, no_body: bool) -> None:
+        """Send a request's parts and return when the head of its answer is in ``status``, ``reason`` and ``headers``.
 
         ``no_body``: as for HEAD. Raises ExchangeFailed.
         """
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         if self._error is None and self._transport is not None:
             try:
-                self._transport.write(request)
+                self._transport.writelines(request)
             except RuntimeError as exc:  # uvloop on a socket that is closed already
                 self._fail(cut_off(exc, answered=False))
         while not self.status and self._error is None:

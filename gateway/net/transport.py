@@ -32,6 +32,7 @@ MOST_ADDRESSES = 4
 """Of a name that are tried: it may have hundreds, and each is a socket."""
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS"})
 _TARGET = re.compile(rb"[!-~]+")
+_JOINED_BYTES = 64 * 1024  # of a request that goes as one part: with TLS each part is a record of its own
 _NEXT_ADDRESS_S = 0.25  # RFC 8305 §5: after this the next address of a name is tried beside the one before
 _AT_ONCE = 2
 _NEXT_PAIR_S = 3.0  # after this two addresses that have not answered make room for the next two
@@ -313,8 +314,8 @@ class _Body(httpx.AsyncByteStream):
             self._transport._give_back(connection, self._destination)  # noqa: SLF001 - the other half of one class
 
 
-def _message(request: httpx.Request) -> bytes:
-    """Return the request's bytes. Raises RequestNotRead for a body that is not in memory."""
+def _message(request: httpx.Request) -> list[bytes]:
+    """Return the request's bytes, of a large one in parts. Raises RequestNotRead for a body that is not in memory."""
     if not isinstance(request.stream, httpx.ByteStream):
         raise httpx.RequestNotRead
     target: bytes = request.extensions.get("target") or request.url.raw_path
@@ -326,7 +327,8 @@ def _message(request: httpx.Request) -> bytes:
     # A line break inside a value would add a header, or a whole request.
     if head.count(b"\r") != len(fields) + 2 or head.count(b"\n") != len(fields) + 2 or b"\0" in head:
         raise _not_sent("A request header holds a line break or a zero byte.", "protocol")
-    return b"".join((head, *request.stream))
+    parts = [head, *request.stream]
+    return [b"".join(parts)] if sum(map(len, parts)) <= _JOINED_BYTES else parts
 
 
 def tcp(address: str, port: int) -> AddrInfoType:

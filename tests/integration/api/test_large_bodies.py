@@ -367,14 +367,26 @@ async def test_a_large_create_leaves_room_for_the_answer_to_it(stand: Stand) -> 
     assert answer.json()["data"] == {"taskId": "10-created", "more": stand.upstream.more}
 
 
-async def test_a_large_page_of_a_list_is_whole(stand: Stand) -> None:
-    """It is read again once there is room for it."""
+@pytest.mark.parametrize("room", [True, False])
+async def test_a_large_page_of_a_list_is_whole(stand: Stand, monkeypatch: pytest.MonkeyPatch, *, room: bool) -> None:
+    """It is read again once there is room for it, where there was none: nobody keeps what waits."""
     for number in range(12):
         metadata = {"n": number, "x": "x" * 8000}
         answer = await stand.one.register(f"10-{number}", f"{stand.receiver.url}/hook", metadata=metadata)
         assert answer.status_code == 201
+    registry, memory = stand.one.gateway.store.registry, stand.one.gateway.memory
+    read, hold_now, reads = registry.list_callbacks, memory.hold_now, 0
+
+    async def counted(*args: Any, **named: Any) -> Any:
+        nonlocal reads
+        reads += 1
+        return await read(*args, **named)
+
+    monkeypatch.setattr(registry, "list_callbacks", counted)
+    monkeypatch.setattr(memory, "hold_now", lambda *wanted: room and hold_now(*wanted))
     page = (await stand.one.client.get("/v1/callbacks?limit=11")).json()
     assert [one["metadata"]["n"] for one in page["data"]] == [*range(11, 0, -1)]
+    assert reads == (1 if room else 2)
     rest = (await stand.one.client.get(f"/v1/callbacks?limit=11&cursor={page['nextCursor']}")).json()
     assert ([one["metadata"]["n"] for one in rest["data"]], rest["nextCursor"]) == ([0], None)
 

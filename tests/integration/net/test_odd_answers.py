@@ -229,7 +229,7 @@ async def test_what_is_bounded_is_bounded_within_one_read(before: bytes) -> None
 
     connection = Counting(lambda _: None)
     connection.connection_made(Mock(asyncio.Transport))
-    asking = asyncio.create_task(connection.ask(b"", no_body=False))
+    asking = asyncio.create_task(connection.ask([], no_body=False))
     await asyncio.sleep(0)
     connection.data_received(before + b"a:\r\n" * 65_536)
     assert looked_at < 13_000
@@ -248,7 +248,7 @@ async def _asked() -> tuple[Connection, Mock]:
     connection, transport = Connection(lambda _: None), Mock(asyncio.Transport)
     transport.get_write_buffer_size.return_value = 0
     connection.connection_made(transport)
-    asking = asyncio.create_task(connection.ask(b"", no_body=False))
+    asking = asyncio.create_task(connection.ask([], no_body=False))
     await asyncio.sleep(0)
     connection.data_received(OK + CHUNKED + b"\r\n")
     await asking

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from gateway.net.guard import Netguard
+from gateway.net.http1 import Connection
 from gateway.net.transport import PooledTransport
 from tests.transports import OK, failing, post, resolving
 
@@ -247,6 +248,28 @@ async def test_closed_transport_refuses(make, raw_server, answering) -> None:
         await post(transport, server.url())
     del transport
     gc.collect()  # would warn of an unclosed connection
+
+
+@pytest.mark.parametrize(("size", "parts"), [(1000, 1), (1_000_000, 2)])
+async def test_a_large_body_is_sent_as_it_is(make, raw_server, read_request, monkeypatch, size, parts) -> None:
+    """A webhook of megabytes is not copied behind its head, which takes milliseconds and as much memory again."""
+    body, sent, arrived = b"x" * size, [], []
+
+    async def handle(reader, writer) -> None:
+        arrived.append((await read_request(reader))[-1])
+        writer.write(OK)
+
+    async def ask(self, request, *, no_body) -> None:
+        sent.append(list(request))
+        await original(self, request, no_body=no_body)
+
+    original = Connection.ask
+    monkeypatch.setattr(Connection, "ask", ask)
+    server = await raw_server(handle)
+    answer = await make().handle_async_request(httpx.Request("POST", server.url(), content=body))
+    assert (await answer.aread(), arrived) == (b"ok", [body])
+    assert len(sent[0]) == parts
+    assert (sent[0][-1] is body) == (parts > 1)
 
 
 async def test_body_that_is_not_in_memory_is_refused(make, raw_server, answering) -> None:

@@ -279,7 +279,7 @@ async def test_written_to_a_socket_that_is_closed(make, raw_server, answering, m
     ((connection, _),) = transport._idle.items()
 
     class Closed:
-        def write(self, data: bytes) -> None:
+        def writelines(self, parts: list[bytes]) -> None:
             raise RuntimeError("the handler is closed")
 
         def abort(self) -> None:

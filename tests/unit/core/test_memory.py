@@ -129,6 +129,34 @@ async def test_asking_for_what_is_held_already_never_waits() -> None:
     await other.end()
 
 
+async def test_what_is_wanted_now_is_given_now_or_not_at_all() -> None:
+    """Nobody who waits is passed by it, and who is refused holds what it held, waits for nothing and may wait then."""
+    memory = Memory(80)
+    now: list[bool] = []
+
+    async def ask(*sizes: int) -> None:
+        now.extend(memory.hold_now(size, "client ann", "requests") for size in sizes)
+        await asyncio.sleep(0)
+
+    await asyncio.create_task(ask(10, 10, 20, 40))  # three eighths of it are a client's requests', but for one alone
+    assert now == [True] * 4
+    await turns()
+    assert memory.used == 0
+    slow = Holder(memory, 60, "client bob", "requests")
+    waiting = Holder(memory, 30, "client cem", "requests")
+    assert await started(slow, waiting) == [60, 0]
+    now.clear()
+    await asyncio.create_task(ask(10))
+    assert (now, memory.used) == ([False], 60 / 80)
+    await slow.end()
+    assert await started(waiting) == [30]
+    now.clear()
+    await asyncio.create_task(ask(10, 60, 20))
+    assert now == [True, False, True]
+    await waiting.end()
+    assert memory.used == 0
+
+
 async def test_what_is_given_back_before_the_end_is_for_others() -> None:
     """Clients that are slow with their answers hold these, and not what they were made of."""
     memory = Memory(100)
