@@ -78,7 +78,12 @@ class Forwarding:
         """As ``spawn``, for one who waits for its end: each turn of the event loop may take milliseconds."""
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         task = self.spawn(_telling(ended, work), name)
-        task.add_done_callback(lambda _: _tell(ended))  # it may be cancelled before it has begun
+
+        def end(_: object) -> None:  # it may be cancelled before it has begun
+            work.close()
+            _tell(ended)
+
+        task.add_done_callback(end)
         return Detached(task, ended)
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:

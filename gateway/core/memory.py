@@ -74,7 +74,13 @@ class Memory:
                 self._want_no_more(holder)
 
     def hold_now(self, size: int, *owner: str) -> bool:
-        """As ``hold``, where that would wait for nobody. False: it would, and no more is held than before."""
+        """As ``hold``, where that would wait for nobody; False: it would, or the calling task holds something already.
+
+        While it asked for more, that would count as held by somebody who waits, and others get more than there is.
+        """
+        holder = self._holders.get(asyncio.current_task())
+        if holder is not None and holder.held:
+            return size <= holder.held
         holder = self._wanting(size, owner)
         if holder is None:
             return True

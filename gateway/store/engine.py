@@ -176,9 +176,9 @@ class Engine(Protocol):
     ) -> None:
         """Do work within one transaction; ``committed`` is called with what it returned, and whether it wrote anything.
 
-        That is in the event loop, as soon as it is durable: who waits for a write goes on a turn of the loop before
-        who waits for the transaction. Nothing is done, and it is not called, where this raises. It may be made and
-        driven several times. ``hasty``: what others have locked is waited for for a moment only.
+        That is in the event loop, as soon as it is durable, and before this returns. Nothing is done, and it is not
+        called, where this raises. Work may be made and driven several times. ``hasty``: what others have locked is
+        waited for for a moment only.
         """
 
     def blame(self, exc: Exception) -> Blame:

@@ -12,6 +12,7 @@ failed is tried again in halves.
 import asyncio
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from math import inf
 from typing import Any, Protocol
 
@@ -232,7 +233,8 @@ class Writer:
             if self._flaps and self._steady is None:
                 self._steady = loop.call_later(_STEADY_S, self._recovers)
             elif not self._flaps and self.failing is not None:
-                self._recovers()
+                with suppress(Exception):  # a logger's: what is on disk must not be written again
+                    self._recovers()
 
 
 def _touched(groups: Iterable[tuple[Kind, list[Wish]]]) -> Iterator[Touched]:

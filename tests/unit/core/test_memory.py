@@ -130,31 +130,43 @@ async def test_asking_for_what_is_held_already_never_waits() -> None:
 
 
 async def test_what_is_wanted_now_is_given_now_or_not_at_all() -> None:
-    """Nobody who waits is passed by it, and who is refused holds what it held, waits for nothing and may wait then."""
+    """Nobody who waits is passed by it, and who is refused holds nothing, waits for nothing and may wait then."""
     memory = Memory(80)
-    now: list[bool] = []
 
-    async def ask(*sizes: int) -> None:
-        now.extend(memory.hold_now(size, "client ann", "requests") for size in sizes)
-        await asyncio.sleep(0)
+    async def ask(*sizes: int) -> list[bool]:
+        return [memory.hold_now(size, "client ann", "requests") for size in sizes]
 
-    await asyncio.create_task(ask(10, 10, 20, 40))  # three eighths of it are a client's requests', but for one alone
-    assert now == [True] * 4
+    assert await asyncio.create_task(ask(40)) == [True]  # three eighths of it are a client's, but for one alone
     await turns()
     assert memory.used == 0
     slow = Holder(memory, 60, "client bob", "requests")
     waiting = Holder(memory, 30, "client cem", "requests")
     assert await started(slow, waiting) == [60, 0]
-    now.clear()
-    await asyncio.create_task(ask(10))
-    assert (now, memory.used) == ([False], 60 / 80)
+    assert await asyncio.create_task(ask(10)) == [False]
+    assert memory.used == 60 / 80
     await slow.end()
     assert await started(waiting) == [30]
-    now.clear()
-    await asyncio.create_task(ask(10, 60, 20))
-    assert now == [True, False, True]
+    assert await asyncio.create_task(ask(60, 20)) == [False, True]
     await waiting.end()
     assert memory.used == 0
+
+
+async def test_who_holds_something_gets_nothing_more_at_once() -> None:
+    """Else others would get more than there is, as if it went on only once it had more."""
+    memory = Memory(100)
+    waiting: list[Holder] = []
+
+    async def ask() -> list[bool]:
+        first = memory.hold_now(60, "client ann", "requests")
+        waiting.append(Holder(memory, 90, "client bob", "requests"))
+        await turns()
+        return [first, memory.hold_now(70, "client ann", "requests"), memory.hold_now(50, "client ann", "requests")]
+
+    asking = asyncio.create_task(ask())
+    assert await asking == [True, False, True]
+    assert await started(*waiting) == [90]  # now that the other one has ended
+    assert memory.used == 0.9
+    await waiting[0].end()
 
 
 async def test_what_is_given_back_before_the_end_is_for_others() -> None:

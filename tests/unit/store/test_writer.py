@@ -114,6 +114,26 @@ async def test_a_writes_caller_goes_on_before_the_transactions(monkeypatch: pyte
     assert order == ["what follows [1]", "the caller of 1", "the writer"]
 
 
+async def test_a_logger_that_raises_has_nothing_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was told of as durable stays so, whatever comes after it."""
+    transactions = Transactions(sqlite3.OperationalError("database or disk is full"))
+    transactions.go_on.set()
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions, blame, no_locks)
+    writer.start()
+    with pytest.raises(StoreError):
+        await writer.submit(kind, 0)
+
+    def raises(*_: object, **__: object) -> None:
+        raise OSError("the log's disk is full")
+
+    monkeypatch.setattr("gateway.store.writer._log", SimpleNamespace(info=raises))
+    assert await asyncio.gather(writer.submit(kind, 1), writer.submit(kind, 2)) == [1, 2]
+    await writer.close()
+    assert transactions.batches == [[1, 2]]
+    assert writer.failing is None
+
+
 async def test_answers_that_are_too_few_are_a_defect_before_the_commit() -> None:
     """Nobody waits for an answer for ever, and nothing is committed twice."""
     transactions = Transactions()

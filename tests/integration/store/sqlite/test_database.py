@@ -68,6 +68,43 @@ async def test_a_cancelled_read_disturbs_nobody(store: SqliteStore) -> None:
             await store.registry.register([new()])
 
 
+async def test_who_waits_for_a_write_goes_on_before_who_waits_for_its_transaction(store: SqliteStore) -> None:
+    """It is told of by the database's thread itself: a turn of a busy loop takes milliseconds. A failure is not."""
+    order: list[str] = []
+    written: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def write() -> None:
+        order.append(f"the write's {await written}")
+
+    waiting = asyncio.create_task(write())
+    await asyncio.sleep(0)
+    done = await store._database.transaction(lambda _: 1, written.set_result)
+    order.append(f"the transaction's {done}")
+    await waiting
+    assert order == ["the write's 1", "the transaction's 1"]
+    with pytest.raises(ZeroDivisionError):
+        await store._database.transaction(lambda _: 1 // 0, order.append)
+    assert len(order) == 2
+
+
+async def test_a_commit_is_told_of_though_nobody_waits_for_it_any_more(store: SqliteStore) -> None:
+    """A caller that is cancelled takes nothing back: those whose writes are in it hear of that."""
+    told = asyncio.Event()
+    begun, go_on = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def work(_: sqlite3.Connection) -> None:
+        loop.call_soon_threadsafe(begun.set)
+        assert go_on.wait(LIMIT_S)
+
+    writing = asyncio.create_task(store._database.transaction(work, lambda _: told.set()))
+    await begun.wait()
+    writing.cancel()
+    await asyncio.wait((writing,))
+    go_on.set()
+    await told.wait()
+
+
 async def test_reads_never_see_what_is_not_committed(store: SqliteStore) -> None:
     """A reader waits for the transaction's end: what is rolled back was never there."""
     asked = new()
