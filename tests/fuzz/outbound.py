@@ -104,7 +104,7 @@ def _ask(case: Case, pieces: list[bytes], *, settle: bool) -> _Read:
 
 async def _read(connection: Connection, read: _Read) -> None:
     try:
-        await connection.ask(b"GET / HTTP/1.1\r\n\r\n", no_body=False)
+        await connection.ask([b"GET / HTTP/1.1\r\n\r\n"], no_body=False)
         read.status, read.reason, read.headers = connection.status, connection.reason, tuple(connection.headers)
         while part := await connection.read():
             read.body += part

@@ -27,6 +27,10 @@ class Wire(asyncio.Transport):
         self._lost = False
         protocol.connection_made(self)
 
+    def writelines(self, parts: Any) -> None:
+        for part in parts:
+            self.write(part)
+
     def write(self, data: Any) -> None:
         assert not self.half, "written after the end"
         if not self.gone:
