@@ -45,7 +45,7 @@ CAUGHT: dict[str, Scenario] = {
     "an event that is overwritten": Scenario(0, TASKS * 3, MANY, (), GONE_ALL),
 }
 """By defect, a world that shows it, in one order of what happens at once or in another."""
-ORDERS = 5
+ORDERS = 10
 
 
 @pytest.fixture(scope="module")

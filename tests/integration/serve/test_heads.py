@@ -126,7 +126,7 @@ async def test_a_head_that_waits_while_the_connection_is_closed_in_stages_is_dro
 
 async def test_a_large_body_follows_its_head_whole() -> None:
     """Also where it is too large to go with it: nothing is lost between the two."""
-    async with served(App()) as connect:
+    async with served(App(), InboundProtocol) as connect:
         peer = await connect()
         await peer.send(GET % b"big")
         head = await peer.reader.readuntil(b"\r\n\r\n")
