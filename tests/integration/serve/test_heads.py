@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from gateway.serve.inbound import InboundProtocol
 from tests.peer import GET, LIMIT_S, App, Peer, served
 
 _DATA_SEGMENTS_IN = 152
