@@ -18,7 +18,7 @@ def forwarding() -> Forwarding:
 
 
 async def test_who_waits_for_it_goes_on_before_who_waits_for_the_task(forwarding: Forwarding) -> None:
-    """Each turn of a busy event loop takes milliseconds; with ``shield`` it would be two of them more."""
+    """Each turn of a busy event loop takes milliseconds; with ``shield`` it would be one more."""
     go_on = asyncio.Event()
     order: list[str] = []
 
