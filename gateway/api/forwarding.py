@@ -127,8 +127,8 @@ class Detached(NamedTuple, Generic[T]):
 
     task: asyncio.Task[T]
     ended: asyncio.Future[None]
-    """Done as the work ends. Who waits for it may be cancelled, and the work goes on: with ``shield`` or ``wait`` too, but
-    then a turn of the event loop later."""
+    """Done as the work ends. Who waits for it may be cancelled, and the work goes on; with ``shield`` or ``wait`` too,
+    but they tell a turn of the event loop later."""
 
     async def result(self) -> T:
         """Wait for the end, and return or raise what it brought."""
