@@ -30,7 +30,7 @@ from gateway.api.passing import Passing
 from gateway.api.proxied import Proxied
 from gateway.api.reading import Reading
 from gateway.api.schema import read_any_body, refuse_compressed
-from gateway.api.shares import share
+from gateway.api.shares import note, share
 from gateway.api.traced import trace_of
 from gateway.api.watching import Watching
 from gateway.config.profile import listed, passed_calls
@@ -133,6 +133,7 @@ class UpstreamProxy:
         if not _REQUEST_ID.fullmatch(request_id):
             raise InvalidRequest("X-Request-ID: must be 1 to 255 printable ASCII characters without spaces.")
         client = client_of(request)
+        note(request)
         to = target(request, mount)
         content_type = request.headers.get("content-type", "")
         if not is_form(content_type):

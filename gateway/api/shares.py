@@ -19,6 +19,11 @@ of the time that they take one by one. A client's share has room for two such pi
 the next, and batches were a third slower."""
 
 
+def note(request: Request) -> None:
+    """Count a request's client among those who want something, where it waits for no room."""
+    _shares(request).note(request.scope["client_name"])
+
+
 def share(request: Request, cost: int) -> AbstractAsyncContextManager[None]:
     """Wait for room in the share of a request's client."""
     return _shares(request).of(request.scope["client_name"], cost)

@@ -10,6 +10,7 @@ rows of its own wait for nothing else of its client's, and of reads there are no
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
+from math import inf
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,6 +20,10 @@ WHOLE = 256
 """Rows written at once for a client while no other wants anything: all of its share."""
 BESIDE = 64
 """… beside others: about two milliseconds for each of them."""
+_BESIDE_S = 1.0
+"""So long after another client has wanted something one is beside others: it comes again. A piece of 512 rows, which a
+client wrote while another was between two requests, held that one's create up for 100 ms under attack."""
+_NOBODY = object()
 READ = 32
 """What a read costs beside its rows: a journey to the database's thread takes as long as writing so many."""
 
@@ -26,14 +31,27 @@ READ = 32
 class Shares:
     """What each client has asked of the database and not got yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, beside_s: float = _BESIDE_S) -> None:
+        """``beside_s``: for how many seconds a client counts that has wanted something."""
+        self._beside_s = beside_s
+        self._latest: object = _NOBODY  # who was the last to want something
+        self._others_until = -inf  # until then, by the loop's time, another one counts
         self._clients: dict[str | None, _Part] = {}
         self._batches: dict[str | None, deque[asyncio.Future[None]]] = {}  # that wait, of whose turn is next first
 
     @property
     def size(self) -> int:
         """How much one client may have at once, now."""
-        return WHOLE if len(self._clients) < 2 else BESIDE
+        if len(self._clients) > 1 or asyncio.get_running_loop().time() < self._others_until:
+            return BESIDE
+        return WHOLE
+
+    def note(self, client: str | None) -> None:
+        """Hear that a client wants something, be it counted here or not."""
+        if client != self._latest:
+            if self._latest is not _NOBODY:
+                self._others_until = asyncio.get_running_loop().time() + self._beside_s
+            self._latest = client
 
     def of(self, client: str | None, cost: int) -> "_Turn":
         """Wait for room in a client's share, and keep it until the block ends; more than all of it passes alone."""
@@ -41,6 +59,7 @@ class Shares:
 
     async def take(self, client: str | None, cost: int) -> None:
         """Wait for room in a client's share, which is taken until it is given back."""
+        self.note(client)
         share = self._clients.get(client)
         if share is None:
             share = self._clients[client] = _Part()

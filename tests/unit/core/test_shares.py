@@ -8,14 +8,14 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.core.shares import Shares
+from gateway.core.shares import BESIDE, WHOLE, Shares
 
 
 class Work:
     """What clients do with their shares, until they are told to end it."""
 
     def __init__(self) -> None:
-        self.shares = Shares()
+        self.shares = Shares(beside_s=0)
         self.begun: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -50,7 +50,7 @@ async def working() -> AsyncIterator[Work]:
             end.set()
         await asyncio.wait(work.tasks.values(), timeout=20)
         assert all(task.done() for task in work.tasks.values()), "somebody waits for ever"
-        assert work.shares.size == Shares().size, "something is kept of clients that want nothing"
+        assert work.shares.size == WHOLE, "something is kept of clients that want nothing"
     finally:
         for task in work.tasks.values():
             task.cancel()
@@ -81,6 +81,31 @@ async def test_beside_others_a_share_is_smaller_and_nobody_waits_for_another_cli
         assert work.begun[-1] == "bob 1"
         await work.end("ann 6")
         assert work.begun[-1] == "ann 8"
+
+
+@pytest.mark.parametrize("counted", [True, False])
+async def test_who_has_wanted_something_just_now_counts_as_there(counted: bool) -> None:
+    """Between two requests of one client another one's batch is written in small pieces; a while later in large ones."""
+    shares = Shares(beside_s=0.05)
+
+    async def ask(client: str) -> None:
+        if counted:
+            async with shares.of(client, 1):
+                pass
+        else:
+            shares.note(client)
+
+    await ask("ann")
+    await ask("ann")
+    assert shares.size == WHOLE
+    await ask("bob")
+    assert shares.size == BESIDE
+    await ask("ann")
+    assert shares.size == BESIDE
+    async with asyncio.timeout(20):
+        while shares.size != WHOLE:
+            await ask("ann")
+            await asyncio.sleep(0)
 
 
 async def test_what_takes_next_to_nothing_is_counted_until_it_ends() -> None:
