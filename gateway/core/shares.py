@@ -15,7 +15,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_ITEMS = 25  # a millisecond or two
+_ITEMS = 25
+"""Of a batch, looked at in one turn of the event loop: a millisecond or two."""
+_ITEMS_BESIDE = 5
+"""… beside others: a create takes some fifteen turns."""
 WHOLE = 256
 """Rows written at once for a client while no other wants anything: all of its share."""
 BESIDE = 64
@@ -89,15 +92,18 @@ class Shares:
             del self._clients[client]
 
     async def paced(self, client: str | None, items: Iterable[T]) -> AsyncIterator[T]:
-        """Iterate over a client's batch, and let others go on after every few items.
+        """Iterate over a client's batch, and let others go on after every few items: sooner where there are others.
 
         Of all batches one goes on in each turn of the event loop, of each client's in turn: of one with hundreds, each
         other client waits for one step before each of its own.
         """
         loop = asyncio.get_running_loop()
-        for number, item in enumerate(items, 1):
+        looked_at = 0
+        for item in items:
             yield item
-            if number % _ITEMS == 0:
+            looked_at += 1
+            if looked_at >= _ITEMS or (looked_at >= _ITEMS_BESIDE and self.size == BESIDE):
+                looked_at = 0
                 if not self._batches:
                     loop.call_soon(self._next_batch)
                 turn = loop.create_future()

@@ -5,7 +5,7 @@ steps: it knows no connection, and an engine drives it within one transaction, i
 Rows are tuples. Owns no logic; called by the ports and by the engines.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
@@ -171,14 +171,14 @@ class Engine(Protocol):
     async def large(self, seq: int, column: Column) -> bytes | None:
         """Return a value that may be large; None where there is none. Raises StoreError."""
 
-    async def transaction(
+    def transaction(
         self, make: Callable[[], Work[T]], committed: Callable[[T, bool], None], *, hasty: bool
-    ) -> None:
+    ) -> Coroutine[Any, Any, object]:
         """Do work within one transaction; ``committed`` is called with what it returned, and whether it wrote anything.
 
-        That is in the event loop, as soon as it is durable, and before this returns. Nothing is done, and it is not
-        called, where this raises. Work may be made and driven several times. ``hasty``: what others have locked is
-        waited for for a moment only.
+        It may begin before it is awaited, which it is to be in any case. ``committed`` is called in the event loop, as
+        soon as it is durable, and before this returns. Nothing is done, and it is not called, where this raises. Work
+        may be made and driven several times. ``hasty``: what others have locked is waited for for a moment only.
         """
 
     def blame(self, exc: Exception) -> Blame:

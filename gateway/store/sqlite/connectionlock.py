@@ -46,10 +46,15 @@ class ConnectionLock:
 
     async def begin_share(self) -> None:
         """Wait for a turn that others may share; ``end_share`` is to follow."""
-        if self._alone or self._loners:
+        if not self.share_at_once():
             await self._wait(self._sharers, self.end_share)
-        else:
-            self._sharing += 1
+
+    def share_at_once(self) -> bool:
+        """Begin to share where nobody is waited for; return whether that is so, and ``end_share`` is to follow."""
+        if self._alone or self._loners:
+            return False
+        self._sharing += 1
+        return True
 
     def end_share(self) -> None:
         self._sharing -= 1

@@ -13,7 +13,7 @@ import os
 import secrets
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from itertools import count
@@ -111,26 +111,50 @@ class Database:
                 with suppress(sqlite3.Error):
                     await db.close()
 
-    async def transaction(
+    def transaction(
         self, work: Callable[[sqlite3.Connection], T], committed: Callable[[T], None] | None = None
-    ) -> T:
+    ) -> Coroutine[Any, Any, T]:
         """Run ``work`` in the database's thread within one transaction; return its result once that is durable.
 
-        ``committed`` is called with it in the event loop, a turn of that before the caller goes on. Rolled back where
+        It is begun at once, where nobody is alone with the file, and is to be awaited whatever comes. ``committed`` is
+        called with the result in the event loop, a turn of that before who awaits it goes on. Rolled back where
         ``work`` or the commit raises. Nobody else reads or writes meanwhile. Raises StoreError, and does nothing, where
         the file is not the one that was opened.
         """
-        async with self._sharing():
-            try:
-                done: list[T] = []
-                loop = asyncio.get_running_loop()
-                tell = committed and (lambda result: loop.call_soon_threadsafe(committed, result))
-                self._note_lost(await self.call(self._watched_transaction, work, done, tell))
-                self.require_file()
-                return done[0]
-            except sqlite3.DatabaseError as exc:
-                self._note_damage(exc)
-                raise
+        if self._db is None or not self._lock.share_at_once():
+            return self._transaction_in_turn(work, committed)
+        return self._begun(work, committed)
+
+    async def _transaction_in_turn(
+        self, work: Callable[[sqlite3.Connection], T], committed: Callable[[T], None] | None
+    ) -> T:
+        await self._lock.begin_share()
+        return await self._begun(work, committed)
+
+    def _begun(
+        self, work: Callable[[sqlite3.Connection], T], committed: Callable[[T], None] | None
+    ) -> Coroutine[Any, Any, T]:
+        """Begin a transaction, with a share of the connection that ends with it."""
+        done: list[T] = []
+        loop = asyncio.get_running_loop()
+        tell = committed and (lambda result: loop.call_soon_threadsafe(committed, result))
+        try:
+            problem = self._posted(self._watched_transaction, work, done, tell)
+        except BaseException:
+            self._lock.end_share()
+            raise
+        problem.add_done_callback(lambda _: self._lock.end_share())
+        return self._transacted(problem, done)
+
+    async def _transacted(self, problem: "asyncio.Future[str | None]", done: list[T]) -> T:
+        try:
+            self._note_lost(await problem)
+        except sqlite3.DatabaseError as exc:
+            self._note_damage(exc)
+            raise
+        self._answers += 1
+        self.require_file()
+        return done[0]
 
     async def look(self) -> None:
         """See whether the file is still there, and the one that was opened. Raises StoreError: it is not."""
@@ -185,11 +209,17 @@ class Database:
 
     async def call(self, work: Callable[..., T], *args: Any) -> T:
         """Run ``work`` in the database's thread while reading; nobody else reads or writes meanwhile."""
+        result = await self._posted(work, *args)
+        self._answers += 1
+        return result
+
+    def _posted(self, work: Callable[..., T], *args: Any) -> "asyncio.Future[T]":
+        """Have the database's thread run ``work`` after what it was given before."""
         # aiosqlite has no public name for it. Statement by statement through its public methods, a transaction took
         # ten journeys to the thread and back, each of them a wait for the interpreter's lock.
         connection = self._connection
-        result: T = await connection._execute(work, connection._conn, *args)  # type: ignore[no-untyped-call]  # noqa: SLF001
-        self._answers += 1
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        connection._tx.put_nowait((result, partial(work, connection._conn, *args)))  # noqa: SLF001
         return result
 
     async def backup(self, target: Path) -> int:

@@ -5,7 +5,7 @@ are ``database.py``'s, the claims of webhooks ``webhookclaims.py``'s.
 """
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from gateway.core.claims import AttemptRecord, Lane
@@ -47,14 +47,14 @@ class SqliteEngine:
         async with self._database.reading():
             return await self._database.call(read_large, seq, column)
 
-    async def transaction(
+    def transaction(
         self, make: Callable[[], Work[T]], committed: Callable[[T, bool], None], *, hasty: bool
-    ) -> None:
+    ) -> Coroutine[Any, Any, object]:
         def work(db: sqlite3.Connection) -> tuple[T, bool]:
             before = db.total_changes
             return drive(db, make()), db.total_changes > before
 
-        await self._database.transaction(work, lambda done: committed(*done))
+        return self._database.transaction(work, lambda done: committed(*done))
 
     def blame(self, exc: Exception) -> Blame:
         if isinstance(exc, _VALUES_FAULT):

@@ -85,7 +85,7 @@ async def test_beside_others_a_share_is_smaller_and_nobody_waits_for_another_cli
 
 @pytest.mark.parametrize("counted", [True, False])
 async def test_who_has_wanted_something_just_now_counts_as_there(counted: bool) -> None:
-    """Between two requests of one client another one's batch is written in small pieces; a while later in large ones."""
+    """Between two requests of one client another's batch is written in small pieces; a while later in large ones."""
     shares = Shares(beside_s=0.05)
 
     async def ask(client: str) -> None:
