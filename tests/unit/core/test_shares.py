@@ -194,6 +194,29 @@ async def test_of_several_batches_one_goes_on_at_a_time(clients: int) -> None:
     assert max(turns) == 25
 
 
+async def test_beside_others_fewer_items_of_a_batch_are_looked_at_in_a_turn() -> None:
+    """A create takes more than a dozen turns, each of which is the longer for them; alone nobody waits for that."""
+    longest = {}
+    for others in (False, True):
+        shares = Shares(beside_s=3600)
+        shares.note("ann")
+        if others:
+            shares.note("bob")
+        seen = 0
+
+        async def look(shares: Shares) -> None:
+            nonlocal seen
+            async for _ in shares.paced("ann", range(100)):
+                seen += 1
+
+        batch, longest[others] = asyncio.create_task(look(shares)), 0
+        while not batch.done():
+            before = seen
+            await asyncio.sleep(0)
+            longest[others] = max(longest[others], seen - before)
+    assert longest == {False: 25, True: 5}
+
+
 async def test_a_batch_that_waits_costs_nothing_until_its_turn() -> None:
     """It is not woken to find that it is another's: of hundreds of batches that took all of the loop's time."""
     shares = Shares()

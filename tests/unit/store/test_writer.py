@@ -95,6 +95,66 @@ async def test_a_turn_that_takes_long_is_the_only_wait_for_others(
     assert transactions.batches == together * 2
 
 
+@pytest.mark.parametrize(("waited_s", "at_once"), [(0.004, False), (0.006, True)])
+async def test_what_has_waited_during_a_commit_is_begun_as_that_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, waited_s: float, at_once: bool
+) -> None:
+    """Turns of a busy loop are not waited for in between; who has come just now still has others join him.
+
+    What follows the first commit is done before the second transaction begins.
+    """
+    now = 0.0
+    order: list[str] = []
+    begun = asyncio.Event()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    transactions = Transactions()
+    go_on = asyncio.Event()
+
+    def begin(make: Any, committed: Any, *, hasty: bool) -> Any:
+        order.append("begun")
+        begun.set()
+
+        async def end() -> None:
+            await go_on.wait()
+            await transactions(make, committed, hasty=hasty)
+            order.append("the turn of the commit is over")
+
+        return end()
+
+    kind = Kind("some", transactions.apply, lambda items, _: order.append(f"what follows {items}"))
+    writer = Writer((kind,), begin, blame, no_locks)
+    writer.start()
+    writes = [asyncio.create_task(writer.submit(kind, 1))]
+    await begun.wait()
+    writes.append(asyncio.create_task(writer.submit(kind, 2)))
+    await asyncio.sleep(0)
+    now += waited_s
+    go_on.set()
+    assert await asyncio.gather(*writes) == [1, 2]
+    await writer.close()
+    assert transactions.batches == [[1], [2]]
+    second = 2 if at_once else 3
+    expected = ["begun", "what follows [1]", "the turn of the commit is over"]
+    assert order[:4] == [*expected[:second], "begun", *expected[second:]]
+
+
+async def test_what_waits_is_not_begun_between_the_parts_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch one of whose writes is refused is written in parts, all of them before what has come since."""
+    monkeypatch.setattr("gateway.store.writer._GATHER_S", 0.0)
+    transactions = Transactions(sqlite3.IntegrityError("CHECK"))
+    kind = Kind("some", transactions.apply)
+    writer = Writer((kind,), transactions, blame, no_locks)
+    writer.start()
+    writes = [asyncio.create_task(writer.submit(kind, number)) for number in range(2)]
+    await transactions.begun.wait()
+    writes.append(asyncio.create_task(writer.submit(kind, 2)))
+    await asyncio.sleep(0)
+    transactions.go_on.set()
+    assert await asyncio.gather(*writes) == [0, 1, 2]
+    await writer.close()
+    assert transactions.batches == [[0], [1], [2]]
+
+
 async def test_a_writes_caller_goes_on_before_the_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
     """It waits for its row to be durable, and not for a turn more in which the writer would hear of that."""
     order: list[str] = []

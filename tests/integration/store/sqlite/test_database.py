@@ -87,6 +87,43 @@ async def test_who_waits_for_a_write_goes_on_before_who_waits_for_its_transactio
     assert len(order) == 2
 
 
+async def test_a_transaction_begins_before_it_is_waited_for(store: SqliteStore) -> None:
+    """It needs no turn of the loop for that, and who is to be alone waits until it has ended; its error comes later."""
+    told = asyncio.Event()
+    go_on = threading.Event()
+
+    def work(_: sqlite3.Connection) -> None:
+        assert go_on.wait(LIMIT_S)
+
+    database = store._database
+    good = database.transaction(work, lambda _: told.set())
+    bad = database.transaction(lambda _: 1 // 0)
+    alone = asyncio.create_task(database._lock.begin_alone())
+    await asyncio.sleep(0)
+    later = database.transaction(lambda _: "later")  # behind who is alone
+    assert not alone.done()
+    go_on.set()
+    async with asyncio.timeout(LIMIT_S):
+        await told.wait()
+        await alone
+        database._lock.end_alone()
+        assert await later == "later"
+        await good
+        with pytest.raises(ZeroDivisionError):
+            await bad
+        await database.transaction(lambda _: None)
+
+
+async def test_a_transaction_of_a_closed_file_says_so_where_it_is_waited_for(store: SqliteStore) -> None:
+    """And not where it is made: what would be written must not be forgotten."""
+    await store.close()
+    writing = store._database.transaction(lambda _: None)
+    with pytest.raises(StoreError, match="closed"):
+        await writing
+    async with asyncio.timeout(LIMIT_S):
+        await store._database.close()  # the connection is nobody's
+
+
 async def test_a_commit_is_told_of_though_nobody_waits_for_it_any_more(store: SqliteStore) -> None:
     """A caller that is cancelled takes nothing back: those whose writes are in it hear of that."""
     told = asyncio.Event()
