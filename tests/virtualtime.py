@@ -116,12 +116,23 @@ class InlineConnection:
         yield from asyncio.sleep(0).__await__()
         return self
 
-    async def _execute(self, function: Callable[..., T], *args: Any) -> T:
-        result = function(*args)
+    @property
+    def _tx(self) -> "InlineConnection":
+        return self
+
+    def put_nowait(self, work: "tuple[asyncio.Future[T], Callable[[], T]]") -> None:
+        """Stand where the thread's queue is: do it now, and tell of it later.
+
+        As with the thread others run meanwhile, and a caller that is cancelled then has written all the same.
+        """
+        future, function = work
+        tell: Callable[[Any], None]
+        try:
+            told, tell = function(), future.set_result
+        except Exception as exc:  # noqa: BLE001 - it is the caller's
+            told, tell = exc, future.set_exception
         self.after()
-        # As with the thread: others run meanwhile, and a caller that is cancelled here has written all the same.
-        await asyncio.sleep(self.latency_s())
-        return result
+        asyncio.get_running_loop().call_later(self.latency_s(), lambda: future.done() or tell(told))
 
     async def executescript(self, script: str) -> sqlite3.Cursor:
         return self._conn.executescript(script)

@@ -31,7 +31,7 @@ from gateway.api.schema import (
     invalid,
     read_body,
 )
-from gateway.api.shares import paced, piece, share, share_for_piece
+from gateway.api.shares import note, paced, piece, share, share_for_piece
 from gateway.api.traced import trace_of
 from gateway.api.views import CallbackView, callback_view, json_response
 from gateway.core.clock import Clock
@@ -142,6 +142,7 @@ class Registering:
     async def register_batch(self, request: Request) -> Response:
         """Register each item by itself: one that is refused does not touch the others."""
         client = client_of(request)
+        note(request)
         read = await self._read_batch(request)
         urls = {item.asked.callback_url for item in read if isinstance(item, _Item)}
         verdicts = await self._verdicts(request, urls)

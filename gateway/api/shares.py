@@ -14,9 +14,9 @@ from gateway.core.shares import BESIDE, WHOLE, Shares
 T = TypeVar("T")
 
 _TOGETHER = 512
-"""Rows of a batch that are written at once while no other client wants anything: in one transaction they take a quarter
-of the time that they take one by one. A client's share has room for two such pieces: with one the database waits for
-the next, and batches were a third slower."""
+"""Rows of a batch that are written at once while no other client has just wanted anything: in one transaction they take
+a quarter of the time that they take one by one. A client's share has room for two such pieces: with one the database
+waits for the next, and batches were a third slower."""
 
 
 def note(request: Request) -> None:
@@ -31,13 +31,13 @@ def share(request: Request, cost: int) -> AbstractAsyncContextManager[None]:
 
 def piece(request: Request) -> int:
     """Return how much of a batch is written together, now, in small rows."""
-    size = _shares(request).size
-    return _TOGETHER if size == WHOLE else size
+    return BESIDE if _shares(request).beside else _TOGETHER
 
 
 def share_for_piece(request: Request, weight: int) -> AbstractAsyncContextManager[None]:
-    """Wait for room for a piece of a batch."""
-    return share(request, weight * BESIDE // _shares(request).size)
+    """Wait for room for a piece of a batch: beside others for all of the share, so that one is written at a time."""
+    shares = _shares(request)
+    return share(request, weight * shares.size // BESIDE if shares.beside else weight * BESIDE // WHOLE)
 
 
 def _shares(request: Request) -> Shares:

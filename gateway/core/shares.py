@@ -24,8 +24,8 @@ WHOLE = 256
 BESIDE = 64
 """… beside others: about two milliseconds for each of them."""
 _BESIDE_S = 1.0
-"""So long after another client has wanted something one is beside others: it comes again. A piece of 512 rows, which a
-client wrote while another was between two requests, held that one's create up for 100 ms under attack."""
+"""So long after another client has wanted something a batch goes on as beside it: it comes again. A piece of 512 rows,
+which a client wrote while another was between two requests, held that one's create up for 100 ms under attack."""
 _NOBODY = object()
 READ = 32
 """What a read costs beside its rows: a journey to the database's thread takes as long as writing so many."""
@@ -38,23 +38,25 @@ class Shares:
         """``beside_s``: for how many seconds a client counts that has wanted something."""
         self._beside_s = beside_s
         self._latest: object = _NOBODY  # who was the last to want something
-        self._others_until = -inf  # until then, by the loop's time, another one counts
+        self._latest_at = self._others_at = -inf  # by the loop's time: when it did, and another one before it
         self._clients: dict[str | None, _Part] = {}
         self._batches: dict[str | None, deque[asyncio.Future[None]]] = {}  # that wait, of whose turn is next first
 
     @property
     def size(self) -> int:
         """How much one client may have at once, now."""
-        if len(self._clients) > 1 or asyncio.get_running_loop().time() < self._others_until:
-            return BESIDE
-        return WHOLE
+        return WHOLE if len(self._clients) < 2 else BESIDE
+
+    @property
+    def beside(self) -> bool:
+        """Whether who was noted last is not alone: another client wants something, or has within the last second."""
+        return len(self._clients) > 1 or asyncio.get_running_loop().time() < self._others_at + self._beside_s
 
     def note(self, client: str | None) -> None:
         """Hear that a client wants something, be it counted here or not."""
         if client != self._latest:
-            if self._latest is not _NOBODY:
-                self._others_until = asyncio.get_running_loop().time() + self._beside_s
-            self._latest = client
+            self._latest, self._others_at = client, self._latest_at
+        self._latest_at = asyncio.get_running_loop().time()
 
     def of(self, client: str | None, cost: int) -> "_Turn":
         """Wait for room in a client's share, and keep it until the block ends; more than all of it passes alone."""
@@ -100,15 +102,15 @@ class Shares:
         loop = asyncio.get_running_loop()
         looked_at = 0
         for item in items:
-            yield item
-            looked_at += 1
-            if looked_at >= _ITEMS or (looked_at >= _ITEMS_BESIDE and self.size == BESIDE):
+            if looked_at >= _ITEMS or (looked_at >= _ITEMS_BESIDE and self.beside):
                 looked_at = 0
                 if not self._batches:
                     loop.call_soon(self._next_batch)
                 turn = loop.create_future()
                 self._batches.setdefault(client, deque()).append(turn)
                 await turn
+            yield item
+            looked_at += 1
 
     def _next_batch(self) -> None:
         """Let the batch go on that has waited for the longest, of the client that had its turn the longest ago."""

@@ -11,7 +11,7 @@ from typing import Protocol
 
 __all__ = ["Unparsed"]
 
-_PARTS_A_TURN = 64  # after so many others have their turn: a tenth of a millisecond or so
+_PARTS_A_TURN = 256  # after so many others have their turn: half a millisecond at most
 _MOST_BEHIND = 32  # connections of which something waits for that: a read is a quarter of a megabyte
 
 

@@ -81,6 +81,7 @@ class Writer:
         self._waiting = WriteRow()
         self._waiting_since = -inf  # the loop's time, of the first of them
         self._parts: deque[list[Wish]] = deque()  # of the batch that is written, which are still to come
+        self._current: _Commit | None = None
         self._next: _Commit | None = None  # begun as the one before was told of
         self._wake = asyncio.Event()
         self._closing = False
@@ -131,16 +132,18 @@ class Writer:
                     if self._next is None:
                         await self._gather()
                         self._next = self._begin(self._waiting.batch())
-                    begun, self._next = self._next, None
-                    await self._write(begun)
+                    self._current, self._next = self._next, None
+                    await self._write()
+                    self._current = None
                 if self._closing:
                     return
         finally:  # after a defect nobody may wait for ever
-            left = self._waiting.all()
-            if self._next is not None:
-                self._next.end.close()
-                left += self._next.batch
-            _fail(left, StoreError("The store's writer has ended. What was to be stored may not be."))
+            left = [self._waiting.all(), *self._parts]
+            for begun in filter(None, (self._current, self._next)):
+                begun.end.close()
+                left.append(begun.batch)
+            for batch in left:
+                _fail(batch, StoreError("The store's writer has ended. What was to be stored may not be."))
 
     async def _gather(self) -> None:
         """Let whoever is about to write join the batch, until a few turns in a row bring nobody or it is full."""
@@ -154,13 +157,13 @@ class Writer:
     def _has_gathered(self, now: float) -> bool:
         return self._waiting.rows >= BATCH or now >= self._waiting_since + _GATHER_S
 
-    async def _write(self, begun: _Commit) -> None:
-        """Write a batch; one write that cannot be stored must not take the others down with it."""
+    async def _write(self) -> None:
+        """Write the current batch; one write that cannot be stored must not take the others down with it."""
         parts, until = self._parts, inf
-        while True:
-            part = begun.batch
+        while self._current is not None:
+            part = self._current.batch
             try:
-                await begun.end
+                await self._current.end
             except Exception as exc:  # noqa: BLE001 - the writer must outlive whatever a transaction raises
                 blame = self._blame(exc)
                 if part[0].kind.alone or blame is Blame.DATABASES:
@@ -178,9 +181,7 @@ class Writer:
                     self._locked(part, exc, now)
                 else:
                     _refuse(part, exc, blame)
-            if not parts:
-                return
-            begun = self._begin(parts.popleft())
+            self._current = self._begin(parts.popleft()) if parts else None
 
     def _locked(self, part: list[Wish], exc: Exception, now: float) -> None:
         _log.warning("store.locked", writes=len(part), kind=part[0].kind.name, error=str(exc))
@@ -235,7 +236,11 @@ class Writer:
             return applied
 
         hasty = asyncio.get_running_loop().time() < self._hasty_until
-        return _Commit(batch, self._transaction(work, self._committed, hasty=hasty))
+        try:
+            end = self._transaction(work, self._committed, hasty=hasty)
+        except Exception as exc:  # noqa: BLE001 - it is judged where the others are
+            end = _raise(exc)
+        return _Commit(batch, end)
 
     def _committed(self, applied: _Applied, wrote: bool) -> None:
         """Hear of a commit as soon as it is durable: what follows from it is done, and its writes' callers go on."""
@@ -257,8 +262,13 @@ class Writer:
             elif not self._flaps and self.failing is not None:
                 with suppress(Exception):  # a logger's: what is on disk must not be written again
                     self._recovers()
-        if self._waiting and not self._parts and self._has_gathered(loop.time()):
-            self._next = self._begin(self._waiting.batch())  # here, and not turns later
+        # Here, and not turns later. Where there is one already it is this one, and the writer has its turn yet to come.
+        if self._next is None and not self._parts and self._waiting and self._has_gathered(loop.time()):
+            self._next = self._begin(self._waiting.batch())
+
+
+async def _raise(exc: Exception) -> None:
+    raise exc
 
 
 def _touched(groups: Iterable[tuple[Kind, list[Wish]]]) -> Iterator[Touched]:

@@ -4,17 +4,21 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from gateway.app import build as app
+from gateway.config.tokens import hash_line, make_token
 from gateway.core.errors import StoreError, StoreRefused
 from gateway.core.model import NewCallback, Registration
 from gateway.net.resolver import Resolver
 from gateway.store.registry import StoreRegistry
 from tests.apistand import body, gateway_client
 from tests.nameserver import serve_names
+from tests.proxied import CREATE, HOOK, World
+from tests.virtualtime import run_virtual
 from tests.waiting import until
 
 
@@ -85,6 +89,52 @@ async def test_a_batch_tells_of_each_whether_it_is_stored(
     left = 2
     again = await api.post("/v1/callbacks/batch", json={"callbacks": items})
     assert [one["status"] for one in again.json()["data"]] == [200] * first + [201] * 88
+
+
+@pytest.mark.parametrize("asks", ["a create", "a registration", "a batch"])
+def test_a_batch_is_written_in_small_pieces_beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asks: str
+) -> None:
+    """From its first piece, though nobody else wants anything in that moment; a second later in large ones again."""
+    pieces: list[int] = []
+    real = StoreRegistry.register
+
+    async def register(self: StoreRegistry, new: Sequence[NewCallback]) -> Sequence[Registration]:
+        pieces.append(len(new))
+        return await real(self, new)
+
+    monkeypatch.setattr(StoreRegistry, "register", register)
+    tokens = {name: make_token() for name in ("ann", "bob")}
+    config = tmp_path / "gateway.toml"
+    config.write_text("".join(f'[clients.{name}]\ntoken_hash = "{hash_line(tokens[name])}"\n' for name in tokens))
+
+    async def main() -> None:
+        async with World(tmp_path).gateway(GATEWAY_CONFIG=str(config)) as served:
+
+            async def send(name: str, path: str, content: Any) -> None:
+                headers = {"authorization": f"Bearer {tokens[name]}"}
+                answer = await served.client.post(path, json=content, headers=headers)
+                assert answer.is_success, answer.text
+
+            async def batch(name: str, size: int) -> list[int]:
+                pieces.clear()
+                items = [{"taskId": f"sim-{name}-{number}", "callbackUrl": HOOK} for number in range(size)]
+                await send(name, "/v1/callbacks/batch", {"callbacks": items})
+                return list(pieces)
+
+            assert await batch("bob", 300) == [300]
+            if asks == "a create":
+                await send("ann", CREATE, {"model": "m", "input": {}, "callBackUrl": HOOK})
+            elif asks == "a registration":
+                await send("ann", "/v1/callbacks", {"taskId": "sim-1", "callbackUrl": HOOK})
+            else:
+                await batch("ann", 1)
+            await asyncio.sleep(0.5)
+            assert await batch("bob", 300) == [64] * 4 + [44]
+            await asyncio.sleep(1)
+            assert await batch("bob", 300) == [300]
+
+    run_virtual(main())
 
 
 async def test_a_batch_of_slow_names_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,14 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.core.shares import BESIDE, WHOLE, Shares
+from gateway.core.shares import WHOLE, Shares
 
 
 class Work:
     """What clients do with their shares, until they are told to end it."""
 
     def __init__(self) -> None:
-        self.shares = Shares(beside_s=0)
+        self.shares = Shares()
         self.begun: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -84,9 +84,13 @@ async def test_beside_others_a_share_is_smaller_and_nobody_waits_for_another_cli
 
 
 @pytest.mark.parametrize("counted", [True, False])
-async def test_who_has_wanted_something_just_now_counts_as_there(counted: bool) -> None:
-    """Between two requests of one client another's batch is written in small pieces; a while later in large ones."""
-    shares = Shares(beside_s=0.05)
+async def test_who_has_wanted_something_within_the_last_second_counts_as_there(
+    monkeypatch: pytest.MonkeyPatch, counted: bool
+) -> None:
+    """Between two requests of one client another's batch goes on in small pieces, from its first; a while later not."""
+    now = 0.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    shares = Shares()
 
     async def ask(client: str) -> None:
         if counted:
@@ -95,17 +99,33 @@ async def test_who_has_wanted_something_just_now_counts_as_there(counted: bool) 
         else:
             shares.note(client)
 
+    beside = []
+    steps = ((0, "ann"), (0, "ann"), (0.9, "bob"), (0.5, "bob"), (0.6, "bob"), (0.9, "ann"), (1.1, "bob"))
+    for pause_s, client in steps:
+        now += pause_s
+        await ask(client)
+        beside.append(shares.beside)
+    assert beside == [False, False, True, False, False, True, False]
     await ask("ann")
-    await ask("ann")
+    assert shares.beside
+    now += 1.1
+    assert not shares.beside
     assert shares.size == WHOLE
-    await ask("bob")
-    assert shares.size == BESIDE
-    await ask("ann")
-    assert shares.size == BESIDE
-    async with asyncio.timeout(20):
-        while shares.size != WHOLE:
-            await ask("ann")
-            await asyncio.sleep(0)
+
+
+async def test_who_wants_something_for_longer_than_a_second_counts_all_the_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As long as it has, or waits for, its part of the database's time."""
+    now = 0.0
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
+    shares = Shares()
+    await shares.take("ann", 1)
+    await shares.take("bob", 1)
+    now += 10
+    assert shares.beside
+    shares.give("ann", 1)
+    assert not shares.beside
 
 
 async def test_what_takes_next_to_nothing_is_counted_until_it_ends() -> None:
