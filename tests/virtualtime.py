@@ -102,6 +102,7 @@ class InlineConnection:
         """How long the way back from the database takes: what it did is done by then."""
         self.after: Callable[[], None] = lambda: None
         """Called after everything that it did."""
+        self._told_at = 0.0
 
     @property
     def broken(self) -> str | None:
@@ -132,7 +133,9 @@ class InlineConnection:
         except Exception as exc:  # noqa: BLE001 - it is the caller's
             told, tell = exc, future.set_exception
         self.after()
-        asyncio.get_running_loop().call_later(self.latency_s(), lambda: future.done() or tell(told))
+        loop = asyncio.get_running_loop()
+        self._told_at = max(self._told_at, loop.time() + self.latency_s())  # in the thread's order
+        loop.call_at(self._told_at, lambda: future.done() or tell(told))
 
     async def executescript(self, script: str) -> sqlite3.Cursor:
         return self._conn.executescript(script)

@@ -31,13 +31,17 @@ def share(request: Request, cost: int) -> AbstractAsyncContextManager[None]:
 
 def piece(request: Request) -> int:
     """Return how much of a batch is written together, now, in small rows."""
-    return BESIDE if _shares(request).beside else _TOGETHER
+    return BESIDE if _is_beside_others(request) else _TOGETHER
 
 
 def share_for_piece(request: Request, weight: int) -> AbstractAsyncContextManager[None]:
     """Wait for room for a piece of a batch: beside others for all of the share, so that one is written at a time."""
-    shares = _shares(request)
-    return share(request, weight * shares.size // BESIDE if shares.beside else weight * BESIDE // WHOLE)
+    whole = _shares(request).size
+    return share(request, weight * whole // BESIDE if _is_beside_others(request) else weight * BESIDE // WHOLE)
+
+
+def _is_beside_others(request: Request) -> bool:
+    return _shares(request).beside(request.scope["client_name"])
 
 
 def _shares(request: Request) -> Shares:

@@ -38,7 +38,7 @@ class Shares:
         """``beside_s``: for how many seconds a client counts that has wanted something."""
         self._beside_s = beside_s
         self._latest: object = _NOBODY  # who was the last to want something
-        self._latest_at = self._others_at = -inf  # by the loop's time: when it did, and another one before it
+        self._latest_at = self._others_at = -inf  # by the loop's time: when it did, and when another one did before
         self._clients: dict[str | None, _Part] = {}
         self._batches: dict[str | None, deque[asyncio.Future[None]]] = {}  # that wait, of whose turn is next first
 
@@ -47,10 +47,12 @@ class Shares:
         """How much one client may have at once, now."""
         return WHOLE if len(self._clients) < 2 else BESIDE
 
-    @property
-    def beside(self) -> bool:
-        """Whether who was noted last is not alone: another client wants something, or has within the last second."""
-        return len(self._clients) > 1 or asyncio.get_running_loop().time() < self._others_at + self._beside_s
+    def beside(self, client: str | None) -> bool:
+        """Whether another client wants something, or has within the last second."""
+        if any(other != client for other in self._clients):
+            return True
+        others_at = self._others_at if client == self._latest else self._latest_at
+        return asyncio.get_running_loop().time() < others_at + self._beside_s
 
     def note(self, client: str | None) -> None:
         """Hear that a client wants something, be it counted here or not."""
@@ -102,7 +104,7 @@ class Shares:
         loop = asyncio.get_running_loop()
         looked_at = 0
         for item in items:
-            if looked_at >= _ITEMS or (looked_at >= _ITEMS_BESIDE and self.beside):
+            if looked_at >= _ITEMS or (looked_at >= _ITEMS_BESIDE and self.beside(client)):
                 looked_at = 0
                 if not self._batches:
                     loop.call_soon(self._next_batch)

@@ -221,6 +221,13 @@ class Writer:
             self._steady = None
 
     def _begin(self, batch: list[Wish]) -> _Commit:
+        """Begin a batch's transaction; where that cannot be, it fails as any other."""
+        try:
+            return _Commit(batch, self._transacted(batch))
+        except Exception as exc:  # noqa: BLE001 - it is judged where the others are
+            return _Commit(batch, _raise(exc))
+
+    def _transacted(self, batch: list[Wish]) -> Coroutine[Any, Any, object]:
         by_kind: defaultdict[Kind, list[Wish]] = defaultdict(list)
         for write in batch:
             by_kind[write.kind].append(write)
@@ -236,11 +243,7 @@ class Writer:
             return applied
 
         hasty = asyncio.get_running_loop().time() < self._hasty_until
-        try:
-            end = self._transaction(work, self._committed, hasty=hasty)
-        except Exception as exc:  # noqa: BLE001 - it is judged where the others are
-            end = _raise(exc)
-        return _Commit(batch, end)
+        return self._transaction(work, self._committed, hasty=hasty)
 
     def _committed(self, applied: _Applied, wrote: bool) -> None:
         """Hear of a commit as soon as it is durable: what follows from it is done, and its writes' callers go on."""

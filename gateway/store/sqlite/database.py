@@ -134,7 +134,7 @@ class Database:
     def _begun(
         self, work: Callable[[sqlite3.Connection], T], committed: Callable[[T], None] | None
     ) -> Coroutine[Any, Any, T]:
-        """Begin a transaction, with a share of the connection that ends with it."""
+        """Begin a transaction, with a share of the connection that ends with it, or with the wait for it."""
         done: list[T] = []
         loop = asyncio.get_running_loop()
         tell = committed and (lambda result: loop.call_soon_threadsafe(committed, result))

@@ -123,6 +123,7 @@ def test_a_batch_is_written_in_small_pieces_beside_others(
                 return list(pieces)
 
             assert await batch("bob", 300) == [300]
+            await asyncio.sleep(1.1)  # what bob has wanted then says nothing of others
             if asks == "a create":
                 await send("ann", CREATE, {"model": "m", "input": {}, "callBackUrl": HOOK})
             elif asks == "a registration":

@@ -380,7 +380,7 @@ async def test_a_clients_crowd_of_requests_leaves_the_database_to_others(
 
     monkeypatch.setattr(StoreRegistry, method, slow)
     # As a second after what was asked until here: what others have just wanted counts for batches.
-    monkeypatch.setattr(Shares, "beside", property(lambda shares: shares.size < WHOLE))
+    monkeypatch.setattr(Shares, "beside", lambda shares, _: shares.size < WHOLE)
     crowd = [asyncio.create_task(ask("shop", number)) for number in range(most + 10)]
     try:
         async with asyncio.timeout(20):

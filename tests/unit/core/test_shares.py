@@ -104,12 +104,13 @@ async def test_who_has_wanted_something_within_the_last_second_counts_as_there(
     for pause_s, client in steps:
         now += pause_s
         await ask(client)
-        beside.append(shares.beside)
+        beside.append(shares.beside(client))
     assert beside == [False, False, True, False, False, True, False]
-    await ask("ann")
-    assert shares.beside
-    now += 1.1
-    assert not shares.beside
+    now += 0.9  # whatever came of bob's since
+    assert shares.beside("ann")
+    assert not shares.beside("bob")
+    now += 0.2
+    assert not shares.beside("ann")
     assert shares.size == WHOLE
 
 
@@ -123,9 +124,12 @@ async def test_who_wants_something_for_longer_than_a_second_counts_all_the_while
     await shares.take("ann", 1)
     await shares.take("bob", 1)
     now += 10
-    assert shares.beside
+    assert shares.beside("bob")
+    shares.give("bob", 1)
+    assert shares.beside("bob")
+    assert not shares.beside("ann")
     shares.give("ann", 1)
-    assert not shares.beside
+    assert not shares.beside("bob")
 
 
 async def test_what_takes_next_to_nothing_is_counted_until_it_ends() -> None:

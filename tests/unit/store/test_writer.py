@@ -254,21 +254,31 @@ async def test_a_transaction_that_cannot_be_begun_fails_as_others_do(
     await writer.close()
 
 
-async def test_nobody_waits_for_a_writer_that_was_ended() -> None:
-    """After a defect of its own all hear of it: whose transaction runs, whose is begun, and who waits."""
+@pytest.mark.parametrize("when", ["one runs", "the next one is begun", "a part runs"])
+async def test_nobody_waits_for_a_writer_that_was_ended(when: str) -> None:
+    """All hear of it: whose transaction runs, whose is begun, whose part of a batch is still to come, and who waits."""
     eager, kind = _Eager(), Kind("some", _nothing)
     writer = Writer((kind,), eager, blame, no_locks)
     writer.start()
-    writes = [asyncio.create_task(writer.submit(kind, number, BATCH)) for number in range(4)]
+    writes = [asyncio.create_task(writer.submit(kind, number, BATCH // 2)) for number in range(6)]
     await _settled()
-    eager.tell(0)  # and the next one is begun
+    stored = 0
+    if when == "the next one is begun":
+        eager.tell(0)
+        stored = 2
+    elif when == "a part runs":
+        eager.end(0, sqlite3.IntegrityError("CHECK"))
+        await _settled()
+    assert len(eager.made) == (1 if when == "one runs" else 2)
     assert writer._task is not None
     writer._task.cancel()
     await asyncio.wait([writer._task, *writes])
-    assert await writes[0] == 0
-    for write in writes[1:]:
-        with pytest.raises(StoreError, match="has ended"):
-            await write
+    for number, write in enumerate(writes):
+        if number < stored:
+            assert await write == number
+        else:
+            with pytest.raises(StoreError, match="has ended"):
+                await write
 
 
 async def test_a_writes_caller_goes_on_before_the_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
