@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from starlette.requests import Request
 
-from gateway.core.shares import BESIDE, WHOLE, Shares
+from gateway.core.shares import WHOLE, Shares
 
 T = TypeVar("T")
 
@@ -17,6 +17,9 @@ _TOGETHER = 512
 """Rows of a batch that are written at once while no other client has just wanted anything: in one transaction they take
 a quarter of the time that they take one by one. A client's share has room for two such pieces: with one the database
 waits for the next, and batches were a third slower."""
+
+_TOGETHER_BESIDE = 32
+"""… beside others, each of whose writes waits for one such piece at least: two milliseconds or so."""
 
 
 def note(request: Request) -> None:
@@ -31,13 +34,14 @@ def share(request: Request, cost: int) -> AbstractAsyncContextManager[None]:
 
 def piece(request: Request) -> int:
     """Return how much of a batch is written together, now, in small rows."""
-    return BESIDE if _is_beside_others(request) else _TOGETHER
+    return _TOGETHER_BESIDE if _is_beside_others(request) else _TOGETHER
 
 
 def share_for_piece(request: Request, weight: int) -> AbstractAsyncContextManager[None]:
     """Wait for room for a piece of a batch: beside others for all of the share, so that one is written at a time."""
-    whole = _shares(request).size
-    return share(request, weight * whole // BESIDE if _is_beside_others(request) else weight * BESIDE // WHOLE)
+    if _is_beside_others(request):
+        return share(request, weight * _shares(request).size // _TOGETHER_BESIDE)
+    return share(request, weight * WHOLE // (2 * _TOGETHER))
 
 
 def _is_beside_others(request: Request) -> bool:

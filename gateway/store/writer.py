@@ -29,9 +29,10 @@ _QUIET_TURNS = 3
 and who got an answer from the last commit needs a moment for the next request. Of 32 clients 21 shared a commit where
 it waited for 16 turns in all and for no quiet one; 32 do now, at an eighth less processor time for each."""
 _GATHER_S = 0.005
-"""A batch is closed so long after its first write at the latest, or with the commit before it: turns may take
-milliseconds of other work. Under attack, of 14 ms from one transaction's end to the next one's seven went by in the
-event loop, and a create waits for two or three of them."""
+"""A batch is closed so long after its first write at the latest: turns may take milliseconds of other work."""
+_WAITED_S = 0.002
+"""What has waited so long as a commit is told of is begun there, and waits for no turn more. Under attack, of 14 ms
+from one transaction's end to the next one's seven went by in the loop, and a create waits for two or three of them."""
 _PARTS_S = 3.0
 """So long writes that share somebody's lock are tried in ever smaller parts: in a batch of 512 one is found in two
 seconds. Where a whole table is locked there is none to find."""
@@ -147,15 +148,15 @@ class Writer:
 
     async def _gather(self) -> None:
         """Let whoever is about to write join the batch, until a few turns in a row bring nobody or it is full."""
-        loop = asyncio.get_running_loop()
         quiet = 0
-        while quiet < _QUIET_TURNS and not self._has_gathered(loop.time()):
+        while quiet < _QUIET_TURNS and not self._has_waited(_GATHER_S):
             known = self._waiting.rows
             await asyncio.sleep(0)
             quiet = quiet + 1 if self._waiting.rows == known else 0
 
-    def _has_gathered(self, now: float) -> bool:
-        return self._waiting.rows >= BATCH or now >= self._waiting_since + _GATHER_S
+    def _has_waited(self, for_s: float) -> bool:
+        """Whether those who wait have done so for so long, or are enough."""
+        return self._waiting.rows >= BATCH or asyncio.get_running_loop().time() >= self._waiting_since + for_s
 
     async def _write(self) -> None:
         """Write the current batch; one write that cannot be stored must not take the others down with it."""
@@ -266,7 +267,7 @@ class Writer:
                 with suppress(Exception):  # a logger's: what is on disk must not be written again
                     self._recovers()
         # Here, and not turns later. Where there is one already it is this one, and the writer has its turn yet to come.
-        if self._next is None and not self._parts and self._waiting and self._has_gathered(loop.time()):
+        if self._next is None and not self._parts and self._waiting and self._has_waited(_WAITED_S):
             self._next = self._begin(self._waiting.batch())
 
 

@@ -131,7 +131,7 @@ def test_a_batch_is_written_in_small_pieces_beside_others(
             else:
                 await batch("ann", 1)
             await asyncio.sleep(0.5)
-            assert await batch("bob", 300) == [64] * 4 + [44]
+            assert await batch("bob", 300) == [32] * 9 + [12]
             await asyncio.sleep(1)
             assert await batch("bob", 300) == [300]
 

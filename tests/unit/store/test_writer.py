@@ -98,7 +98,7 @@ async def test_a_turn_that_takes_long_is_the_only_wait_for_others(
     assert transactions.batches == together * 2
 
 
-@pytest.mark.parametrize(("waited_s", "at_once"), [(0.004, False), (0.006, True)])
+@pytest.mark.parametrize(("waited_s", "at_once"), [(0.001, False), (0.003, True)])
 async def test_what_has_waited_during_a_commit_is_begun_as_that_is_told_of(
     monkeypatch: pytest.MonkeyPatch, waited_s: float, at_once: bool
 ) -> None:
@@ -201,7 +201,7 @@ async def test_a_commit_that_is_told_of_before_its_turn_is_waited_for_all_the_sa
 
 async def test_what_waits_is_not_begun_between_the_parts_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch one of whose writes is refused is written in parts, all of them before what has come since."""
-    monkeypatch.setattr("gateway.store.writer._GATHER_S", 0.0)
+    monkeypatch.setattr("gateway.store.writer._WAITED_S", 0.0)
     eager, kind = _Eager(), Kind("some", _nothing)
     writer = Writer((kind,), eager, blame, no_locks)
     writer.start()
@@ -226,7 +226,7 @@ async def test_a_transaction_that_cannot_be_begun_fails_as_others_do(
     monkeypatch: pytest.MonkeyPatch, told: bool
 ) -> None:
     """Where memory has run out, as the one before is told of or later: its callers hear of it; the writer goes on."""
-    monkeypatch.setattr("gateway.store.writer._GATHER_S", 0.0 if told else 3600.0)
+    monkeypatch.setattr("gateway.store.writer._WAITED_S", 0.0 if told else 3600.0)
     eager, kind = _Eager(), Kind("some", _nothing)
     lacking = [False, True, False]
 
