@@ -44,6 +44,7 @@ class CallbackRow(NamedTuple):
     delivered_at: int | None
     ended_at: int | None
     last_error: str | None
+    client: str
 
 
 class TaskRow(NamedTuple):
@@ -73,7 +74,8 @@ SELECT c.id, t.task_id, c.state,
     iif(length(c.body) = 0 AND c.format = 'record' AND length(t.record) > 0, t.record, c.body),
     iif(length(c.body) = 0 AND NOT (c.format = 'record' AND length(t.record) > 0), t.outcome, NULL),
     t.state, t.settled_at, c.metadata, c.format, c.attempts, c.budget_used, c.redeliveries, c.next_attempt_at,
-    c.created_at, c.timeout_s, c.expires_at, c.delivered_at, c.ended_at, c.last_error
+    c.created_at, c.timeout_s, c.expires_at, c.delivered_at, c.ended_at, c.last_error,
+    c.client
 FROM callbacks AS c JOIN tasks AS t ON t.seq = c.task_seq
 """
 TASKS = """

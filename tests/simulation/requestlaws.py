@@ -128,6 +128,7 @@ class RequestLaws:
             and self._ledger.within(row.next_attempt_at, 0, now)
         ]
         assert due, (webhook_id, versions, now, "is not to be attempted now")
+        attempt.client = due[-1].client
         attempt.claims = {(row.redeliveries, row.used) for row in due}
         assert all(row.used < len(SCHEDULE_S) for row in due), (due, "its budget is spent")
         assert request.content == due[-1].body, (webhook_id, "sent another body than the one that is stored")
@@ -153,12 +154,12 @@ class RequestLaws:
         assert request.headers["webhook-signature"] == f"v1,{signature}", (webhook_id, "its signature is wrong")
 
     def _leaves_the_unwell_alone(self, attempt: Attempt) -> None:
-        """A receiver that failed five times in a row gets one attempt at a time."""
+        """A receiver that failed five times in a row gets one attempt at a time, of each client's webhooks."""
         to_it = [
             one
             for attempts in self._world.attempts.values()
             for one in attempts
-            if one.receiver == attempt.receiver and one.life == attempt.life
+            if (one.receiver, one.client, one.life) == (attempt.receiver, attempt.client, attempt.life)
         ]
         under_way = [one for one in to_it if one.ended_s is None]
         ended = sorted((one for one in to_it if one.ended_s is not None), key=lambda one: one.ended_s or 0.0)

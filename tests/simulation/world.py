@@ -74,6 +74,8 @@ class Seen:
 @dataclass
 class Attempt(Seen):
     receiver: int = 0
+    client: str = ""
+    """Whose webhook it is."""
     said: int | None = None
     """What the receiver answered, whether or not that arrived."""
     status: int | None = None
