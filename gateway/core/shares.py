@@ -26,7 +26,6 @@ BESIDE = 64
 _BESIDE_S = 1.0
 """So long after another client has wanted something a batch goes on as beside it: it comes again. A piece of 512 rows,
 which a client wrote while another was between two requests, held that one's create up for 100 ms under attack."""
-_NOBODY = object()
 READ = 32
 """What a read costs beside its rows: a journey to the database's thread takes as long as writing so many."""
 
@@ -34,10 +33,8 @@ READ = 32
 class Shares:
     """What each client has asked of the database and not got yet."""
 
-    def __init__(self, beside_s: float = _BESIDE_S) -> None:
-        """``beside_s``: for how many seconds a client counts that has wanted something."""
-        self._beside_s = beside_s
-        self._latest: object = _NOBODY  # who was the last to want something
+    def __init__(self) -> None:
+        self._latest: str | None = None  # who was the last to want something
         self._latest_at = self._others_at = -inf  # by the loop's time: when it did, and when another one did before
         self._clients: dict[str | None, _Part] = {}
         self._batches: dict[str | None, deque[asyncio.Future[None]]] = {}  # that wait, of whose turn is next first
@@ -52,7 +49,7 @@ class Shares:
         if any(other != client for other in self._clients):
             return True
         others_at = self._others_at if client == self._latest else self._latest_at
-        return asyncio.get_running_loop().time() < others_at + self._beside_s
+        return asyncio.get_running_loop().time() < others_at + _BESIDE_S
 
     def note(self, client: str | None) -> None:
         """Hear that a client wants something, be it counted here or not."""

@@ -19,6 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.waiting import until
+
 MB = 1_000_000
 GROWTH_LIMIT = 20 * MB
 RETRY_S, RETRY_AFTER_S = 600, 1200
@@ -272,9 +274,11 @@ async def attempted(world: Any, client: httpx.AsyncClient, url: str) -> tuple[di
     """Register a URL for a task that has ended; return the callback and its attempt once that is over."""
     callback = await world.register(client, "sim-success-0-done", callbackUrl=url)
     path = f"/v1/callbacks/{callback['id']}"
-    async with asyncio.timeout(15):
-        while not (attempts := (await client.get(f"{path}/attempts")).json()["data"]):  # noqa: ASYNC110 - over HTTP
-            await asyncio.sleep(0.05)  # the receivers are of this loop, and have little time
+
+    async def told() -> Any:
+        return (await client.get(f"{path}/attempts")).json()["data"]
+
+    attempts = await until(told, 15)
     assert len(attempts) == 1
     return (await client.get(path)).json(), attempts[0]
 

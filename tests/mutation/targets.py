@@ -121,6 +121,7 @@ TESTS = (
     "tests/unit/loops/test_pollshares.py",
     "tests/integration/loops/test_pollshares.py",
     "tests/unit/store/test_writer.py",
+    "tests/unit/store/test_writer_begins.py",
     "tests/unit/store/test_writer_recovers.py",
     "tests/unit/store/test_writes.py",
     "tests/integration/loops/test_claim_due.py",

@@ -218,11 +218,12 @@ async def test_of_several_batches_one_goes_on_at_a_time(clients: int) -> None:
     assert max(turns) == 25
 
 
-async def test_beside_others_fewer_items_of_a_batch_are_looked_at_in_a_turn() -> None:
+async def test_beside_others_fewer_items_of_a_batch_are_looked_at_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """A create takes more than a dozen turns, each of which is the longer for them; alone nobody waits for that."""
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: 0.0)
     longest = {}
     for others in (False, True):
-        shares = Shares(beside_s=3600)
+        shares = Shares()
         shares.note("ann")
         if others:
             shares.note("bob")
