@@ -14,19 +14,19 @@ import asyncio
 import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import ClassVar, cast
+from typing import cast
 
 import httptools
 
 from gateway.core.errors import without_frames
 from gateway.net.errors import ExchangeFailed, cut_off
 from gateway.net.oddanswers import CONTROLS, OddChunks, OddHead
-from gateway.net.unparsed import Unparsed
+from gateway.net.unparsed import Row, Unparsed
 
 _MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included, and of what frames a body between its parts
 _MAX_HEADERS = 1000  # each costs more than a hundred bytes of memory, however short it is
 _STEP = 8 * 1024  # bytes that are parsed before the bounds are looked at: one read may bring thirty times as many
-_CHUNKED_STEP = 2 * 1024  # … of a body in chunks, in which these may be a third of it
+_SMALL_STEP = 2 * 1024  # … where they may be the smallest parts: of a head, and of a body in chunks
 _MAX_BUFFERED = 64 * 1024  # bytes of a body that nobody has read yet, above which the peer is not read from
 _SWITCHING = 101
 _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the LF of the first line
@@ -35,11 +35,10 @@ _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the
 class Connection(asyncio.Protocol):
     """One connection; ``unusable`` is called where it ends, or its peer speaks unasked, between two requests."""
 
-    _behind: ClassVar[set[Unparsed]] = set()
-    """What has come of small chunks and is parsed in later turns."""
-
-    def __init__(self, unusable: Callable[["Connection"], object]) -> None:
+    def __init__(self, unusable: Callable[["Connection"], object], row: Row) -> None:
+        """``row``: of those whose answer waits to be parsed."""
         self._unusable = unusable
+        self._row = row
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser  # while it is connected: it refers to this, and this to it
         self._unparsed: Unparsed
@@ -139,23 +138,23 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpResponseParser(self)
-        self._unparsed = Unparsed(self, self._transport, self._behind)
+        self._unparsed = Unparsed(self, self._transport, self._row)
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= _CHUNKED_STEP and not self._unparsed.reads:
+        if len(data) <= _SMALL_STEP and not self._unparsed.reads:
             self.take(data)  # most answers come so, and whole
         else:
             self._unparsed.add(data)
 
     @property
     def parts(self) -> int:
-        """Chunks of the answer so far."""
+        """Chunks of the answer, and lines of its trailer, so far."""
         return 0 if self._odd_chunks is None else self._odd_chunks.seen
 
     @property
     def step(self) -> int:
         """Bytes that are parsed at once."""
-        return _STEP if self._odd_chunks is None else _CHUNKED_STEP
+        return _STEP if self.status and self._odd_chunks is None else _SMALL_STEP
 
     def take(self, data: bytes) -> None:
         """Parse what comes next."""

@@ -139,7 +139,7 @@ class OddChunks:
         """``max_line_bytes``: of a line that has ended; whoever feeds one without end must see to that."""
         self.ended = False
         self.seen = 0
-        """Chunks so far."""
+        """Chunks and lines of the trailer so far."""
         self._max_line_bytes = max_line_bytes
         self._line = b""  # the beginning of a line of which the end has not come
         self._left = 0  # bytes of this chunk's data that have not come
@@ -197,6 +197,7 @@ class OddChunks:
 
     def _take(self, line: bytes) -> None:
         if self._in_trailer:
+            self.seen += 1
             self.ended = not line.strip(b"\r")
         elif self._in_data:
             self._in_data = False

@@ -5,27 +5,29 @@ at, and none of it once the connection is lost. ``net.unparsed`` is what waits; 
 """
 
 import asyncio
-from typing import Any, ClassVar, cast
+from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-from gateway.net.unparsed import Unparsed
+from gateway.net.unparsed import Row, Unparsed
 from gateway.serve.closing import ClosingProtocol
 
 __all__ = ["PacedProtocol"]
+
+_rows: WeakKeyDictionary[ServerState, Row] = WeakKeyDictionary()
 
 
 class PacedProtocol(ClosingProtocol):
     """A connection whose subclass parses what ``take`` is handed, in steps."""
 
     parts = 0
-    """Of bodies so far."""
+    """Of bodies and their trailers so far."""
     least_step = 4 * 1024
     """Bytes that are parsed at once whatever they are; ``step`` is never less. What follows a head or a part of a body
     in them is only counted from the next on."""
-    _behind: ClassVar[set[Unparsed]] = set()
 
     def __init__(self, config: Config, server_state: ServerState, **others: Any) -> None:
         self._found: list[bytes] = []  # of the body, in what is parsed now
@@ -33,10 +35,11 @@ class PacedProtocol(ClosingProtocol):
         # in a few KiB, and with calls into the protocol for each they took four times as long.
         self.on_body = self._found.append  # type: ignore[assignment, method-assign]
         super().__init__(config, server_state, **others)
+        self._row = _rows.setdefault(server_state, Row())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._unparsed = Unparsed(self, transport, self._behind)
+        self._unparsed = Unparsed(self, transport, self._row)
         # uvicorn resumes reading wherever it wants more: not while something waits.
         self.flow = FlowControl(cast("asyncio.Transport", self._unparsed))
 

@@ -14,6 +14,7 @@ from tests.peer import GET, App, freed
 
 HEAD = b"POST /%b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
+SMALLEST, SIXTEEN = b"1\r\n%b\r\n", b"10\r\n%b" + b"x" * 15 + b"\r\n"
 ONES = b"1\r\nx\r\n" * 6000
 ANSWER = b"\r\n\r\n" + b"x" * 6000  # to ONES
 MOST_TURNS = 1000
@@ -34,11 +35,13 @@ def one_step(path: bytes) -> bytes:
     return padded + chunks + LAST
 
 
-def connected(app: Any, protocol_class: type[InboundProtocol] = InboundProtocol) -> tuple[InboundProtocol, Wire]:
+def connected(
+    app: Any, protocol_class: type[InboundProtocol] = InboundProtocol, server: ServerState | None = None
+) -> tuple[InboundProtocol, Wire]:
     """Return a server's connection to a client that is not there, whose reads the test hands over."""
     config = server_config(app, protocol_class)
     config.load()
-    protocol = protocol_class(config, ServerState(), app_state={})
+    protocol = protocol_class(config, server or ServerState(), app_state={})
     return protocol, Wire(asyncio.get_running_loop(), protocol)
 
 
@@ -51,9 +54,10 @@ async def until_written(wire: Wire, end: bytes) -> int:
     raise AssertionError(bytes(wire.written[-200:]))
 
 
-@pytest.mark.parametrize("chunk", [b"1\r\n%b\r\n", b"10\r\n%b" + b"x" * 15 + b"\r\n"], ids=["1", "16"])
-@pytest.mark.parametrize("path", [b"body", b"early"])
-async def test_one_read_of_many_chunks_holds_up_nobody(chunk: bytes, path: bytes) -> None:
+@pytest.mark.parametrize(
+    ("path", "chunk"), [(b"body", SMALLEST), (b"body", SIXTEEN), (b"early", SIXTEEN)], ids=["1", "16", "16-early"]
+)
+async def test_one_read_of_many_chunks_holds_up_nobody(path: bytes, chunk: bytes) -> None:
     """It is parsed in many turns, in order, no more is read before, and the request behind it is answered."""
     chunks, body = flood(chunk)
     app = App()
@@ -76,9 +80,34 @@ async def test_one_read_of_many_chunks_holds_up_nobody(chunk: bytes, path: bytes
     wire.lose()
 
 
+@pytest.mark.parametrize("rest", [ONES, b"0\r\n" + b"a:\r\n" * 2000], ids=["chunks", "trailer"])
+async def test_a_flood_that_was_refused_is_not_parsed_to_its_end(rest: bytes) -> None:
+    """Its client has its answer; the connection ends in stages, and what still comes is thrown away."""
+    app = App()
+    protocol, wire = connected(app)
+    protocol.data_received(HEAD % b"early")
+    await until_written(wire, b"/early")
+    for _ in range(3):
+        protocol.data_received(ONES)
+    protocol.data_received(LAST + GET % b"next")
+    for _ in range(MOST_TURNS):
+        if wire.half:
+            break
+        await asyncio.sleep(0)
+    assert wire.half, "its side, so that the client may read on"
+    assert protocol.parts <= 1024 + 256 + STEP // 6 + 2
+    for _ in range(MOST_TURNS):
+        await asyncio.sleep(0)
+    assert not protocol._unparsed.reads
+    assert app.seen == ["/early"]
+    assert not wire.gone
+    protocol.eof_received()
+    wire.lose()
+
+
 async def test_no_more_is_read_while_a_part_waits() -> None:
     """An application that has not read a body, and has answered then, does not resume the transport."""
-    chunks, body = flood(b"10\r\n%b" + b"x" * 15 + b"\r\n")
+    chunks, body = flood(SIXTEEN)
     assert len(body) * 16 > HIGH_WATER_LIMIT
     resumed: list[bool] = []
 
@@ -102,6 +131,19 @@ async def test_no_more_is_read_while_a_part_waits() -> None:
     wire.lose()
 
 
+async def test_a_long_trailer_holds_up_nobody() -> None:
+    """Its lines are parts as chunks are: 15,000 of them, as many as a trailer may have, took 4 ms at once."""
+    protocol, wire = connected(App())
+    protocol.data_received(HEAD % b"body" + b"0\r\n" + b"a:\r\n" * 15_000 + b"\r\n" + GET % b"next")
+    before = protocol.parts
+    while not wire.written.endswith(b"/next"):
+        await asyncio.sleep(0)
+        assert protocol.parts - before <= 256 + STEP // 4, "too much in one turn"
+        before = protocol.parts
+    assert before >= 15_000
+    wire.lose()
+
+
 async def test_large_chunks_wait_for_no_turn() -> None:
     """A body as clients send it is parsed as it comes."""
     protocol, wire = connected(App())
@@ -120,7 +162,7 @@ async def test_what_came_before_the_clients_end_is_served() -> None:
     await until_written(wire, ANSWER)
     assert wire.gone
     await asyncio.sleep(0)
-    assert not protocol._behind
+    assert not protocol._row
 
 
 @pytest.mark.parametrize("path", [b"body", b"early"])
@@ -143,7 +185,7 @@ async def test_a_lost_connection_parses_nothing_more() -> None:
     await asyncio.sleep(0)
     found = protocol.parts
     wire.lose()
-    assert not protocol._behind
+    assert not protocol._row
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert protocol.parts == found < 6000
@@ -179,24 +221,25 @@ async def test_an_answer_that_closes_between_two_requests_reads_on() -> None:
     wire.lose()
 
 
-@pytest.mark.parametrize("path", [b"body", b"early"])
-async def test_a_client_is_not_late_with_what_has_come(path: bytes) -> None:
+@pytest.mark.parametrize(("path", "chunks"), [(b"body", ONES), (b"early", flood(SIXTEEN)[0])], ids=["body", "early"])
+async def test_a_client_is_not_late_with_what_has_come(path: bytes, chunks: bytes) -> None:
     """Its time for the body ends only while the gateway has parsed all there is."""
 
     class Short(InboundProtocol):
         body_s = head_s = 0.0
 
     protocol, wire = connected(App(), Short)
-    protocol.data_received(HEAD % path + ONES + LAST + GET % b"next")
+    protocol.data_received(HEAD % path + chunks + LAST + GET % b"next")
     await until_written(wire, b"/next")
     assert wire.written.count(b"HTTP/1.1 200 ") == 2
-    assert protocol.parts == 6000
+    assert 6000 <= protocol.parts < 6100, "and those that a step has cut"
     wire.lose()
 
 
 async def test_many_floods_take_no_longer_turns_than_one() -> None:
     """Who is served meanwhile waits a turn for each of its steps, and for none of the others' floods."""
-    floods = [connected(App()) for _ in range(8)]
+    server = ServerState()
+    floods = [connected(App(), server=server) for _ in range(8)]
     for protocol, _ in floods:
         protocol.data_received(HEAD % b"body" + ONES + LAST)
     before, most = sum(protocol.parts for protocol, _ in floods), []
@@ -213,17 +256,18 @@ async def test_many_floods_take_no_longer_turns_than_one() -> None:
 
 
 async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hundreds of clients that flood only some keep a read waiting: of the others it is parsed at once."""
-    monkeypatch.setattr("gateway.net.unparsed._MOST_BEHIND", 1)
-    (first, wire), (second, other) = connected(App()), connected(App())
+    """Of hundreds of clients that flood some keep a read waiting: of the others it is parsed at once."""
+    monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 36_000)
+    server = ServerState()
+    (first, wire), (second, other) = connected(App(), server=server), connected(App(), server=server)
     for protocol in (first, second):
         protocol.data_received(HEAD % b"body" + ONES + LAST)
-    assert (wire.paused, other.paused) == (True, False)
-    assert (first.parts < 6000, second.parts) == (True, 6000)
+    assert 30_000 < first._row.size <= 36_000
+    assert (first.parts < 1000, second.parts > 5000) == (True, True)
     for one in (wire, other):
         await until_written(one, ANSWER)
         one.lose()
-    assert not first._behind
+    assert (bool(first._row), first._row.size) == (False, 0)
 
 
 @pytest.mark.parametrize("end", ["lost", "refused", "answered"])

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from gateway.net.unparsed import Unparsed
+from gateway.net.unparsed import Row, Unparsed
 
 
 class Owner:
@@ -25,8 +25,8 @@ class Owner:
         self.then()
 
 
-def made() -> tuple[Unparsed, Owner, Mock, set[Unparsed]]:
-    owner, transport, behind = Owner(), Mock(asyncio.Transport), set[Unparsed]()
+def made() -> tuple[Unparsed, Owner, Mock, Row]:
+    owner, transport, behind = Owner(), Mock(asyncio.Transport), Row()
     return Unparsed(owner, transport, behind), owner, transport, behind
 
 
@@ -40,10 +40,11 @@ async def test_one_step_in_each_turn_in_order() -> None:
     unparsed, owner, transport, behind = made()
     unparsed.add(b"abcdefgh")
     unparsed.add(b"ij")
-    assert (owner.taken, bool(unparsed.reads), behind) == ([b"abc"], True, {unparsed})
+    assert (owner.taken, bool(unparsed.reads), unparsed in behind, behind.size) == ([b"abc"], True, True, 7)
     for _ in range(3):
         await asyncio.sleep(0)
-    assert (owner.taken, bool(unparsed.reads), behind) == ([b"abc", b"def", b"gh", b"ij"], False, set())
+    assert (owner.taken, bool(unparsed.reads), bool(behind)) == ([b"abc", b"def", b"gh", b"ij"], False, False)
+    assert behind.size == 0
     assert switched(transport) == ["pause_reading", "resume_reading"]
 
 
@@ -60,7 +61,8 @@ async def test_its_owners_pause_lasts() -> None:
     unparsed.pause_reading()
     unparsed.resume_reading()
     assert switched(transport) == ["pause_reading", "resume_reading", "pause_reading"]
-    await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
     assert switched(transport)[-1] == "resume_reading"
 
 
@@ -81,12 +83,12 @@ async def test_what_is_dropped_is_not_parsed(end: str) -> None:
     unparsed.add(b"abcdefgh")
     getattr(unparsed, end)()
     await asyncio.sleep(0)
-    assert (owner.taken, bool(unparsed.reads), behind) == ([b"abc"], False, set())
+    assert (owner.taken, bool(unparsed.reads), bool(behind), behind.size) == ([b"abc"], False, False, 0)
     other, owner, _, behind = made()
     owner.then = getattr(other, end)
     other.add(b"abcdefgh")
     await asyncio.sleep(0)
-    assert (owner.taken, bool(other.reads), behind) == ([b"abc"], False, set())
+    assert (owner.taken, bool(other.reads), bool(behind), behind.size) == ([b"abc"], False, False, 0)
     assert "resume_reading" not in switched(transport)
 
 
@@ -100,5 +102,30 @@ async def test_a_fault_in_a_later_turn_ends_the_connection() -> None:
     owner.then = Mock(side_effect=fault)
     await asyncio.sleep(0)
     assert told == [fault]
-    assert (bool(unparsed.reads), behind) == (False, set())
+    assert (bool(unparsed.reads), bool(behind), behind.size) == (False, False, 0)
     transport.abort.assert_called_once_with()
+
+
+async def test_floods_that_come_in_one_turn_go_on_one_after_the_other() -> None:
+    """Of 35, with a step of each in that turn, others waited for 20 ms; each has its turn, in the order of coming."""
+    row, taken = Row(), list[int]()
+    for number in range(5):
+        owner = Owner()
+        owner.then = lambda number=number: taken.append(number)  # type: ignore[misc]
+        Unparsed(owner, Mock(asyncio.Transport), row).add(b"abcdef")
+    assert taken == [0]
+    for turn in range(1, 10):
+        await asyncio.sleep(0)
+        assert len(taken) == turn + 1
+    assert taken == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4] or sorted(taken) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert (bool(row), row.size) == (False, 0)
+
+
+async def test_who_may_take_large_steps_waits_behind_no_flood() -> None:
+    """An upload, say: its parts are few, and it is no flood."""
+    flood, _, _, row = made()
+    flood.add(b"abcdef")
+    owner = Owner()
+    owner.step = 8 * 1024
+    Unparsed(owner, Mock(asyncio.Transport), row).add(bytes(10_000))
+    assert owner.taken == [bytes(8 * 1024)]
