@@ -129,7 +129,7 @@ def metric_rows() -> Iterator[tuple[str, ...]]:
     metrics = Metrics()
     labels = {one._name: one._labelnames for one in vars(metrics).values() if hasattr(one, "_labelnames")}
     labels["gateway_build_info"] = ("version", "python")
-    text = metrics.render().decode()
+    text = b"".join(metrics.render()).decode()
     helps = dict(re.findall(r"^# HELP (\S+) (.+)$", text, re.MULTILINE))
     for name, kind in sorted(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE)):
         of = labels.get(name.removesuffix("_total"), ())

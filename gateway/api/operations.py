@@ -3,7 +3,7 @@
 These need no token and so show no URL, task or secret.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
@@ -86,7 +86,7 @@ class Operations:
         self._tell_ready()
         return list(self._metrics.registry.collect())
 
-    def _render(self) -> bytes:
+    def _render(self) -> Iterator[bytes]:
         self._tell_ready()
         return self._metrics.render()
 

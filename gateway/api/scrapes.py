@@ -1,12 +1,12 @@
 """What ``/metrics`` shows: the gauges of what waits, and the text, made once for all who ask at the same time.
 
 Owns how often each is made, as nobody needs a token to ask: counting a million rows takes a while, and to write out
-every metric takes milliseconds in which the gateway does nothing else. Called by ``operations``.
+every metric takes milliseconds. Called by ``operations``.
 """
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Iterator
 
 from gateway.core.claims import Lane
 from gateway.core.clock import Clock
@@ -19,6 +19,8 @@ _PAUSE = 20
 """For so many times as long as the last count or text took, there is no other: who asks for a text waits for it."""
 _MAX_PAUSE_S = 1.0
 """… before a text."""
+_TURN_S = 0.001
+"""So long a text is written before others have their turn: all of it takes ten milliseconds and more."""
 _MOST_WAITING = 64
 """Requests that wait for the next text, each with its connection; one more gets the last text, a second old or two."""
 _PATIENCE_S = 1.0
@@ -82,13 +84,16 @@ class BacklogMetrics:
 
 
 class Scrapes:
-    """Makes the text: ``refresh`` brings the metrics up to date, ``render`` writes them out."""
+    """Makes the text: ``refresh`` brings the metrics up to date, ``render`` writes them out, part by part."""
 
-    def __init__(self, clock: Clock, refresh: Callable[[], Awaitable[object]], render: Callable[[], bytes]) -> None:
+    def __init__(
+        self, clock: Clock, refresh: Callable[[], Awaitable[object]], render: Callable[[], Iterator[bytes]]
+    ) -> None:
         self._clock = clock
         self._refresh = refresh
         self._render = render
         self._next: asyncio.Task[bytes] | None = None
+        self._making = asyncio.Lock()
         self._last = b""
         self._waiting = 0
         self._not_before = -math.inf
@@ -106,15 +111,27 @@ class Scrapes:
             self._waiting -= 1
 
     async def _make(self) -> bytes:
-        try:
-            pause_s = self._not_before - self._clock.monotonic()
-            if pause_s > 0:
-                await asyncio.sleep(pause_s)
-            await self._refresh()
-        finally:
-            self._next = None  # who asks from here on gets the next one
-        began = self._clock.monotonic()
-        self._last = text = self._render()
+        async with self._making:
+            try:
+                pause_s = self._not_before - self._clock.monotonic()
+                if pause_s > 0:
+                    await asyncio.sleep(pause_s)
+                await self._refresh()
+            finally:
+                self._next = None  # who asks from here on gets the next one
+            self._last = text = await self._written()
+            return text
+
+    async def _written(self) -> bytes:
+        spent_s, began = 0.0, self._clock.monotonic()
+        parts: list[bytes] = []
+        for part in self._render():
+            parts.append(part)
+            took_s = self._clock.monotonic() - began
+            if took_s >= _TURN_S:
+                spent_s += took_s
+                await asyncio.sleep(0)
+                began = self._clock.monotonic()
         ended = self._clock.monotonic()
-        self._not_before = ended + min(_PAUSE * (ended - began), _MAX_PAUSE_S)
-        return text
+        self._not_before = ended + min(_PAUSE * (spent_s + ended - began), _MAX_PAUSE_S)
+        return b"".join(parts)

@@ -83,7 +83,7 @@ def backlog(store: Store, metrics: Metrics) -> BacklogMetrics:
 
 def shown(metrics: Metrics, name: str) -> dict[str, float]:
     """Return a metric's values by their labels."""
-    found = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", metrics.render().decode(), re.MULTILINE)
+    found = re.findall(rf"^{name}(?:\{{(.*)\}})? (\S+)$", b"".join(metrics.render()).decode(), re.MULTILINE)
     return {labels: float(value) for labels, value in found}
 
 

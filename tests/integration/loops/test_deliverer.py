@@ -252,7 +252,7 @@ def test_an_attempt_that_cannot_be_made_is_nobodys_failure(lacks: int, tmp_path:
         assert len(lines) == lacks
         assert lines[0]["error"] == "No attempt could be made: hook: Too many open files"
         assert not any("exc_info" in line for line in log)
-        assert f'gateway_attempts_total{{result="not_made"}} {lacks}.0'.encode() in life.metrics.render()
+        assert f'gateway_attempts_total{{result="not_made"}} {lacks}.0'.encode() in b"".join(life.metrics.render())
         await life.stop()
 
     tried: list[float] = []

@@ -1,6 +1,7 @@
 """How often the metrics are written out, however many ask."""
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,10 +24,10 @@ class CostlyClock:
     def monotonic(self) -> float:
         return self.seconds
 
-    def render(self) -> bytes:
+    def render(self) -> Iterator[bytes]:
         self.written += 1
         self.seconds += self.cost_s
-        return b"%d" % self.written
+        yield b"%d" % self.written
 
     async def refresh(self) -> None:
         self.refreshed += 1
@@ -109,3 +110,30 @@ async def test_a_count_that_fails_is_tried_again() -> None:
     answers = [await asyncio.gather(scrapes.text(), return_exceptions=True) for _ in range(2)]
     assert isinstance(answers[0][0], LookupError)
     assert answers[1] == [b"1"]
+
+
+async def test_a_text_is_written_in_steps_of_a_millisecond() -> None:
+    """Others have their turn after each of them, and nobody else's text is begun meanwhile."""
+    clock = CostlyClock(0.0004)
+    writing: list[int] = []
+
+    def render() -> Iterator[bytes]:
+        number = clock.written
+        for _ in range(9):
+            writing.append(number)
+            yield from clock.render()
+        assert set(writing[-9:]) == {number}
+
+    scrapes = Scrapes(clock, clock.refresh, render)
+    first = asyncio.create_task(scrapes.text())
+    steps, second = [], None
+    while not first.done():
+        before = clock.written
+        await asyncio.sleep(0)
+        steps.append(clock.written - before)
+        if steps[-1] and second is None:
+            second = asyncio.create_task(scrapes.text())
+    assert [step for step in steps if step] == [3, 3, 3]
+    assert first.result() == b"123456789"
+    assert second is not None
+    assert await second == b"101112131415161718"

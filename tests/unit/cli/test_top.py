@@ -32,7 +32,7 @@ def scrape(at_s: float, **counts: float) -> Scrape:
         metrics.budget_used.labels(name, "query").set(0.8)
         metrics.leading.labels(name).set(name == "aigptimage")
     metrics.upstream_refused.labels("kie").set(1)
-    return Scrape.of(at_s, metrics.render().decode())
+    return Scrape.of(at_s, b"".join(metrics.render()).decode())
 
 
 def callback(n: int, **members: Any) -> dict[str, Any]:
