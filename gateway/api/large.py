@@ -4,6 +4,7 @@ Owns that a client's large requests count against its part of the gateway's memo
 reading included. Used by the routes, which say what a request costs before they read or make it.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -71,6 +72,8 @@ async def send_large(response: Response, scope: Scope, send: Send) -> None:
     scope["answer_begun"] = True
     await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
     for start in range(0, len(body), SMALL):
+        if start:
+            await asyncio.sleep(0)  # a connection's buffers take megabytes at once, of many clients in one turn
         await send({"type": "http.response.body", "body": bytes(body[start : start + SMALL]), "more_body": True})
     # A server takes a message once its client has taken those before, but for 64 KiB: until then the room is held.
     await send({"type": "http.response.body", "body": b""})

@@ -176,7 +176,10 @@ class Registering:
         large = len(body) > _READ_AT_ONCE
         items = await work(request, batch_items, body) if large else batch_items(body)
         await hold(request, COST * len(body) + _ITEM_BYTES * len(items))
-        return await work(request, _read_items, items) if large else _read_items(items)
+        if large:
+            return await work(request, _read_items, items)
+        # Not at once: they may be a thousand, and of a hundred batches that waited for room nine go on in one turn.
+        return [_read_item(item) async for item in paced(request, items)]
 
     def _new_callback(
         self, client: str, asked: CallbackRequest, metadata: bytes, now: int, trace: str | None
@@ -306,7 +309,7 @@ class _Item(msgspec.Struct, frozen=True, gc=False):
 
 
 def _read_items(items: Sequence[msgspec.Raw]) -> list[_Item | bytes]:
-    """Return what each item asks for, or what is answered to one that is none."""
+    """Return of each item what it asks for, or what is answered to one that is none."""
     return [_read_item(item) for item in items]
 
 

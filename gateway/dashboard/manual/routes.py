@@ -7,7 +7,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Awaitable, Callable
-from functools import cache, cached_property, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -45,6 +45,7 @@ class Manual:
         self._frame = frame
         self._looks = looks
         self._calls = cache(self._read_calls)
+        self._calls_at = lru_cache(maxsize=1)(self._read_calls_at)  # most ask at one place
         self._reading = threading.Lock()
 
     def routes(self) -> list[Route]:
@@ -90,16 +91,21 @@ class Manual:
         return await self._parts.made_with_room(request, partial(self._calls_page, request))
 
     async def _calls_page(self, request: Request) -> Response:
-        page = await asyncio.to_thread(self._calls_once, token=not self._parts.tokens.open)
+        base = _HERE
         if _HOST.fullmatch(host := request.headers.get("host", "")):
             base = f"{'https' if is_secure(request) else 'http'}://{host}"
-            page = page._replace(html=type(page.html)(page.html.replace(_HERE, base)))
+        page = await asyncio.to_thread(self._calls_at, base)
         return await self._framed(request, "manual.html", {"page": page, "around": None, "text": ""})
 
     def _refuse_foreign(self, request: Request) -> None:
         """Raise Forbidden where ``/openapi.json`` does: the page of all calls tells the same."""
         if self._parts.tokens.open:
             self._parts.refuse_foreign(request.method, request.scope["headers"])
+
+    def _read_calls_at(self, base: str) -> "ManualPage":
+        """Return that page with examples that find the gateway there."""
+        page = self._calls_once(token=not self._parts.tokens.open)
+        return page._replace(html=type(page.html)(page.html.replace(_HERE, base)))
 
     def _calls_once(self, *, token: bool) -> "ManualPage":
         """Return the page of all calls: many who ask first, at once, wait for one that makes it."""
