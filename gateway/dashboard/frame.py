@@ -90,7 +90,10 @@ class Frame:
     ) -> Response:
         """Return a page; ``section`` is the part of the navigation that it belongs to."""
         about = {"section": section, "path": request.scope["path"], **context}
-        body = self._env.get_template(template).render(about)
+        return self.made(self._env.get_template(template).render(about), status, headers)
+
+    def made(self, body: str | bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+        """Return a page whose text is there already."""
         return _Page(body, status, SECURITY_HEADERS | _PRIVATE | dict(headers or {}), "text/html; charset=utf-8")
 
     def changes(self, template: str) -> bool:

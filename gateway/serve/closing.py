@@ -159,7 +159,11 @@ class ClosingProtocol(ServerProtocol):
         self._lingering = True
         self._unset_keepalive_if_required()
         self.pipeline.clear()
-        self._connection.write_eof()
+        try:
+            self._connection.write_eof()
+        except OSError:  # asyncio's own transports: the client has gone, and nobody has been told yet
+            self._connection.abort()
+            return
         self.flow.resume_reading()  # it may have stopped at a body that nobody takes
 
     def _drop(self, data: bytes) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import re
 import threading
 from collections.abc import Awaitable, Callable
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
@@ -45,7 +45,8 @@ class Manual:
         self._frame = frame
         self._looks = looks
         self._calls = cache(self._read_calls)
-        self._calls_at = lru_cache(maxsize=1)(self._read_calls_at)  # most ask at one place
+        self._calls_shown: tuple[str, bytes] = "", b""
+        """To whoever is not known: the largest page that needs no token, which took a millisecond to write."""
         self._reading = threading.Lock()
 
     def routes(self) -> list[Route]:
@@ -94,15 +95,20 @@ class Manual:
         base = _HERE
         if _HOST.fullmatch(host := request.headers.get("host", "")):
             base = f"{'https' if is_secure(request) else 'http'}://{host}"
+        if (visitor := await self._looks(request)) is None and self._calls_shown[0] == base:
+            return self._frame.made(self._calls_shown[1])
         page = await asyncio.to_thread(self._calls_at, base)
-        return await self._framed(request, "manual.html", {"page": page, "around": None, "text": ""})
+        shown = self._shown_to(request, visitor, "manual.html", {"page": page, "around": None, "text": ""})
+        if visitor is None:
+            self._calls_shown = base, bytes(shown.body)
+        return shown
 
     def _refuse_foreign(self, request: Request) -> None:
         """Raise Forbidden where ``/openapi.json`` does: the page of all calls tells the same."""
         if self._parts.tokens.open:
             self._parts.refuse_foreign(request.method, request.scope["headers"])
 
-    def _read_calls_at(self, base: str) -> "ManualPage":
+    def _calls_at(self, base: str) -> "ManualPage":
         """Return that page with examples that find the gateway there."""
         page = self._calls_once(token=not self._parts.tokens.open)
         return page._replace(html=type(page.html)(page.html.replace(_HERE, base)))
@@ -132,5 +138,7 @@ class Manual:
         return RedirectResponse(self._frame.url(_BASE), 308, SECURITY_HEADERS)
 
     async def _framed(self, request: Request, template: str, context: dict[str, Any]) -> Response:
-        visitor = await self._looks(request)
+        return self._shown_to(request, await self._looks(request), template, context)
+
+    def _shown_to(self, request: Request, visitor: Visitor | None, template: str, context: dict[str, Any]) -> Response:
         return self._frame.page(request, template, section="manual", visitor=visitor, **context)

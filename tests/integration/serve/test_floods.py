@@ -1,7 +1,9 @@
 """A flood of small chunks in a request's body: others have their turn meanwhile, and nothing of it is lost or late."""
 
 import asyncio
+import errno
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -103,6 +105,18 @@ async def test_a_flood_that_was_refused_is_not_parsed_to_its_end(rest: bytes) ->
     assert not wire.gone
     protocol.eof_received()
     wire.lose()
+
+
+async def test_a_client_that_has_gone_before_its_connection_ends_in_stages() -> None:
+    """The socket says so where its side is ended: nothing is raised, and the connection is given up."""
+    protocol, wire = connected(App())
+    wire.write_eof = Mock(side_effect=OSError(errno.ENOTCONN, "not connected"))  # type: ignore[method-assign]
+    protocol.data_received(HEAD % b"early")
+    await until_written(wire, b"/early")
+    protocol.data_received(ONES)
+    for _ in range(MOST_TURNS):
+        await asyncio.sleep(0)
+    assert wire.gone
 
 
 async def test_no_more_is_read_while_a_part_waits() -> None:
