@@ -44,6 +44,8 @@ T = TypeVar("T")
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+_VIEW = 1024
+"""Bytes of one callback in a list, if it has no large metadata: from 500 to 700."""
 
 _WHOLE = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -91,7 +93,7 @@ class Callbacks:
             views = [self._view(request, callback) for callback in callbacks]
             return json_response(CallbackPage(data=views, next_cursor=cursor))
 
-        return await made_with_room(request, page)
+        return await made_with_room(request, page, likely=limit * _VIEW)
 
     async def get(self, request: Request) -> Response:
         return json_response(self._view(request, await _asked(request, READ, self._registry.get_callback)))

@@ -38,14 +38,18 @@ async def work(request: Request, function: Callable[..., T], *args: Any) -> T:
     return await _memory(request.scope).work(function, *args)
 
 
-async def made_with_room(request: Request, make: Callable[[], Awaitable[Response]]) -> Response:
-    """Return an answer of whose size nothing is known before.
+async def made_with_room(request: Request, make: Callable[[], Awaitable[Response]], likely: int = SMALL) -> Response:
+    """Return an answer of whose size nothing is known before, but that ``likely`` bytes are enough for most.
 
     A large one for which there is no room now is made anew once there is: nobody keeps one that waits, however many do.
+    Where others of its client's wait already, one that is likely to be large waits behind them before it is made.
     """
+    memory, owner = _memory(request.scope), _owner(request.scope)
+    if likely > SMALL and memory.waits(*owner):
+        await memory.hold(_kept(likely), *owner)
     response = await make()
     size = len(response.body)
-    if size > SMALL and not _memory(request.scope).hold_now(_kept(size), *_owner(request.scope)):
+    if size > SMALL and not memory.hold_now(_kept(size), *owner):
         del response
         await _hold(request.scope, _COST * size)
         response = await make()

@@ -87,6 +87,10 @@ class Memory:
         self._want_no_more(holder)
         return holder.room.done()
 
+    def waits(self, *owner: str) -> bool:
+        """Whether somebody of this owner's waits for room."""
+        return owner in self._waiting
+
     def keep(self, size: int) -> None:
         """Give back what the calling task holds beyond so many bytes."""
         holder = self._holders.get(asyncio.current_task())

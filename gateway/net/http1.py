@@ -148,8 +148,8 @@ class Connection(asyncio.Protocol):
 
     @property
     def parts(self) -> int:
-        """Chunks of the answer, and lines of its trailer, so far."""
-        return 0 if self._odd_chunks is None else self._odd_chunks.seen
+        """Announcements of the answer, its chunks, and lines of its trailer, so far."""
+        return self._heads if self._odd_chunks is None else self._heads + self._odd_chunks.seen
 
     @property
     def step(self) -> int:

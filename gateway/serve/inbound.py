@@ -33,7 +33,6 @@ __all__ = ["InboundProtocol"]
 _log = structlog.get_logger()
 
 _BODY_STEP = 32 * 1024  # bytes of a body that comes in no chunks which are parsed at once
-_SMALL_PART = 16
 _WAITING_BYTES = 4096  # that a request takes that waits behind another one
 _HEADER_BYTES = 128
 _DRAINED_BYTES = 48 * 1024  # that the client has taken at least when a transport wants more: between its two marks
@@ -55,11 +54,6 @@ class InboundProtocol(PacedProtocol):
     """Of one head: each costs more than a hundred bytes of memory, however short it is."""
     max_pipelined: ClassVar[int] = 64
     """Requests that may wait on one connection: one read can hold thousands, at a few KiB of memory each."""
-    max_small_parts: ClassVar[int] = 65_536
-    """Of one body, below 16 bytes: each is half a microsecond's work. Who streams JSON by its tokens sends many."""
-    max_unwanted_parts: ClassVar[int] = 1024
-    """Of a body and its trailer whose answer was written before their end. More are not worth a connection: twenty
-    floods that had been refused took a fifth of the gateway's time under attack."""
     max_ahead_bytes: ClassVar[int] = 64 * 1024
     """Of such requests, what is read while another one is served; its client's end is seen only as far as is read."""
     head_s: ClassVar[float] = 10.0
@@ -78,7 +72,6 @@ class InboundProtocol(PacedProtocol):
         self._places = places_of(server_state)
         self._in_body = self._in_chunks = False
         self._ended_head: object = None  # where headers go once a head has ended: others belong to one that has not
-        self._small_parts = 0  # of the body so far
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
         self._oversized = False  # the bytes being parsed may hold a head above the limit
         self._refusal: RequestError | None = None
@@ -158,7 +151,7 @@ class InboundProtocol(PacedProtocol):
         if self._unclaimed > self.max_head_bytes:
             self._refuse(self._too_large())
             return
-        if self._in_body and self.cycle.response_complete and self._small_parts > self.max_unwanted_parts:
+        if self._in_body and self.cycle.response_complete and self.small_parts > self.max_unwanted_parts:
             self.transport.close()  # in stages: what still comes is thrown away unparsed
             return
         if self.pipeline:
@@ -195,8 +188,7 @@ class InboundProtocol(PacedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Replace uvicorn's, which takes any number of them, and a trailer's for the head's."""
         if self._in_body:
-            self.parts += 1
-            self._small_parts += 1
+            self._count(1, 1)
             return
         name, value = self.field(name, value)
         if name == b"expect" and value.lower() == b"100-continue":
@@ -223,7 +215,7 @@ class InboundProtocol(PacedProtocol):
         if self in self._places.beyond:
             self._admit()
         self._in_body = True
-        self._small_parts = 0
+        self.small_parts = 0
         self._unclaimed = 0
         if self._deadline is not None:
             self._forget_deadline()
@@ -245,11 +237,6 @@ class InboundProtocol(PacedProtocol):
 
     def _hand_on_body(self) -> None:
         self._unclaimed = 0
-        self._small_parts += sum(map(_SMALL_PART.__gt__, map(len, self._found)))
-        if self._small_parts > self.max_small_parts:
-            raise MalformedRequest(
-                f"A body may come in at most {self.max_small_parts} parts below {_SMALL_PART} bytes."
-            )
         super()._hand_on_body()
 
     def on_message_complete(self) -> None:

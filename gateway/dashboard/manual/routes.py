@@ -95,9 +95,12 @@ class Manual:
         base = _HERE
         if _HOST.fullmatch(host := request.headers.get("host", "")):
             base = f"{'https' if is_secure(request) else 'http'}://{host}"
-        if (visitor := await self._looks(request)) is None and self._calls_shown[0] == base:
+        visitor = await self._looks(request)
+        page = None
+        if visitor is not None or self._calls_shown[0] != base:
+            page = await asyncio.to_thread(self._calls_at, base)
+        if visitor is None and self._calls_shown[0] == base:  # by now: of many who ask first one has it made
             return self._frame.made(self._calls_shown[1])
-        page = await asyncio.to_thread(self._calls_at, base)
         shown = self._shown_to(request, visitor, "manual.html", {"page": page, "around": None, "text": ""})
         if visitor is None:
             self._calls_shown = base, bytes(shown.body)

@@ -122,9 +122,10 @@ async def test_what_is_not_there(run: Running) -> None:
         )
 
 
-async def test_the_header_tells_who_is_signed_in(run: Running) -> None:
+@pytest.mark.parametrize("page", ["api", "calls"])
+async def test_the_header_tells_who_is_signed_in(run: Running, page: str) -> None:
     """Whoever reads on in the manual stays signed in, and others see no more of it than that there are pages."""
-    text = (await run.client.get("/manual/api")).text
+    text = (await run.client.get(f"/manual/{page}")).text
     assert "Sign out" not in text
     assert re.search(r'<a href="[^"]*/manual" aria-current="page">Manual</a>', text)
     sign_in = (await run.client.get("/dashboard/sign-in")).text
@@ -132,7 +133,10 @@ async def test_the_header_tells_who_is_signed_in(run: Running) -> None:
     assert csrf is not None
     answer = await run.client.post("/dashboard/sign-in", data={"csrf": csrf[1], "token": "token"})
     assert answer.status_code == 303
-    assert "Sign out" in (await run.client.get("/manual/api")).text
+    for _ in range(2):
+        assert "Sign out" in (await run.client.get(f"/manual/{page}")).text
+    run.client.cookies.clear()
+    assert (await run.client.get(f"/manual/{page}")).text == text
 
 
 async def test_it_needs_neither_token_nor_database(tmp_path: Path) -> None:
@@ -215,6 +219,8 @@ async def test_it_costs_nothing_until_somebody_reads_it(tmp_path: Path) -> None:
 async def test_examples_name_the_gateway_as_it_was_found(run: Running, headers: dict[str, str], base: str) -> None:
     """By the address that its reader has, the path before it included; what is no address is not repeated."""
     root = run.client.base_url.path.rstrip("/")
+    for host in ("elsewhere.example", headers["host"]):  # the last one's page is kept, for whoever asks there again
+        await run.client.get("/manual/calls", headers={"host": host})
     text = html.unescape((await run.client.get("/manual/calls", headers=headers)).text)
     assert f"curl -s '{base}{root}/v1/callbacks'" in text
     assert f'fetch("{base}{root}/healthz"' in text

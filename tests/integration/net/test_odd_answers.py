@@ -244,11 +244,16 @@ async def test_what_is_bounded_is_bounded_within_one_read(before: bytes) -> None
         await answer()
 
 
-async def _asked(row: Row | None = None) -> tuple[Connection, Mock]:
-    """Return a connection whose answer in chunks has begun, and its transport."""
+async def _connected(row: Row | None = None) -> tuple[Connection, Mock]:
     connection, transport = Connection(lambda _: None, Row() if row is None else row), Mock(asyncio.Transport)
     transport.get_write_buffer_size.return_value = 0
     connection.connection_made(transport)
+    return connection, transport
+
+
+async def _asked(row: Row | None = None) -> tuple[Connection, Mock]:
+    """Return a connection whose answer in chunks has begun, and its transport."""
+    connection, transport = await _connected(row)
     asking = asyncio.create_task(connection.ask([], no_body=False))
     await asyncio.sleep(0)
     connection.data_received(OK + CHUNKED + b"\r\n")
@@ -279,6 +284,19 @@ async def test_one_read_of_many_chunks_holds_up_nobody(chunk: bytes) -> None:
     assert turns > 5
     assert reading.result().translate(None, b"x") == b"".join(b"%d" % (number % 10) for number in range(6000))
     assert transport.method_calls[-1][0] == "resume_reading"
+
+
+async def test_many_announcements_hold_up_nobody() -> None:
+    """A read of them is parsed in several turns, up to the bound on a head."""
+    connection, _ = await _connected()
+    asking, turns = asyncio.create_task(connection.ask([], no_body=False)), 0
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 103 E\r\nA:\r\n\r\n" * 1300 + OK + b"Content-Length: 2\r\n\r\nok")
+    while not asking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (connection.status, turns > 3) == (200, True)
+    assert await _body(connection) == b"ok"
 
 
 @pytest.mark.parametrize("last", [b"0\r\n", b"0 \r\n"], ids=["strict", "odd"])

@@ -6,9 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway.api.large import send_response
+from gateway.api.large import made_with_room, send_response
 from gateway.core.memory import SMALL, Memory
 
 KIB = 1024
@@ -76,6 +77,20 @@ async def test_an_answer_is_held_until_its_client_has_taken_its_last_part(memory
     assert not memory.used
 
 
+async def test_others_have_their_turn_between_the_parts_of_an_answer(memory: Memory) -> None:
+    """A connection's buffers may take all of it at once, and of many clients in one turn."""
+    clients = [Client(memory, 3 * SMALL, client_name=name) for name in ("ann", "bob")]
+    seen = []
+    for client in clients:
+        for _ in range(10):
+            client.takes.release()
+    while not all(client.task.done() for client in clients):
+        await asyncio.sleep(0)
+        seen.append([len(client.body) // SMALL for client in clients])
+    assert max(first - second for first, second in seen) < 3, "one had all of it before the other had any"
+    assert seen[-1] == [3, 3]
+
+
 async def test_a_small_answer_is_sent_as_it_is(memory: Memory) -> None:
     """It waits for nobody, though all the room is held."""
     await memory.hold(1024 * KIB, "somebody")
@@ -99,3 +114,35 @@ async def test_strangers_share_no_part_of_the_operators(memory: Memory) -> None:
     assert others[0].task.done()
     await strangers[0].take(6)
     assert strangers[1].sent
+
+
+async def test_a_page_that_is_likely_to_be_large_is_made_once_there_is_room(memory: Memory) -> None:
+    """Behind others of its client's that wait: it was made for nothing, and anew later. A small one never waits."""
+    made: list[int] = []
+
+    def asks(likely: int) -> asyncio.Task[Response]:
+        scope = {"type": "http", "app": SimpleNamespace(state=SimpleNamespace(memory=memory)), "client_name": "ann"}
+
+        async def page() -> Response:
+            made.append(likely)
+            return Response(bytes(likely))
+
+        return asyncio.create_task(made_with_room(Request(scope), page, likely=likely), name=_CLIENT)
+
+    release = asyncio.Event()
+
+    async def holds(size: int) -> None:
+        await memory.hold(size, "client ann", "requests")
+        await release.wait()
+
+    # A client's requests have three eighths of all.
+    others = [asyncio.create_task(holds(size), name=_CLIENT) for size in (300 * KIB, 200 * KIB)]
+    await turns()
+    assert not any(other.done() for other in others)
+    assert memory.waits("client ann", "requests")
+    large, small = asks(2 * SMALL), asks(SMALL)
+    await turns()
+    assert (made, large.done(), small.done()) == ([SMALL], False, True)
+    release.set()
+    await turns()
+    assert (made, large.done()) == ([SMALL, 2 * SMALL], True)
