@@ -20,7 +20,7 @@ _PAUSE = 20
 _MAX_PAUSE_S = 1.0
 """… before a text."""
 _TURN_S = 0.001
-"""So long a text is written before others have their turn: all of it takes ten milliseconds and more."""
+"""So long families are written before others have their turn: all of them take ten milliseconds and more."""
 _MOST_WAITING = 64
 """Requests that wait for the next text, each with its connection; one more gets the last text, a second old or two."""
 _PATIENCE_S = 1.0

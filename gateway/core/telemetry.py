@@ -177,7 +177,7 @@ class Metrics:
         self.registry.register(_ProcessFigures())
 
     def render(self) -> Iterator[bytes]:
-        """Yield the text, of one family after the other: of all of them it takes ten milliseconds."""
+        """Yield the text, of one family after the other: all of them take ten milliseconds."""
         return (generate_latest(_Family(family)) for family in self.registry.collect())
 
 
@@ -219,7 +219,7 @@ class _ProcessFigures(ProcessCollector):
             for name in ("process_open_fds", "process_max_fds"):
                 seen[name] = GaugeMetricFamily(name, self._last[name].documentation, value=most)
         self._last |= seen
-        return self._last.values()
+        return list(self._last.values())  # others may ask while these are written out
 
 
 def _lost_lines() -> int:

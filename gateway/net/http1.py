@@ -21,11 +21,11 @@ import httptools
 from gateway.core.errors import without_frames
 from gateway.net.errors import ExchangeFailed, cut_off
 from gateway.net.oddanswers import CONTROLS, OddChunks, OddHead
-from gateway.net.unparsed import Row, Unparsed
+from gateway.net.unparsed import LARGE_STEP, ParsingTurns, Unparsed
 
 _MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included, and of what frames a body between its parts
 _MAX_HEADERS = 1000  # each costs more than a hundred bytes of memory, however short it is
-_STEP = 8 * 1024  # bytes that are parsed before the bounds are looked at: one read may bring thirty times as many
+_STEP = LARGE_STEP  # bytes that are parsed before the bounds are looked at: one read may bring thirty times as many
 _SMALL_STEP = 2 * 1024  # … where they may be the smallest parts: of a head, and of a body in chunks
 _MAX_BUFFERED = 64 * 1024  # bytes of a body that nobody has read yet, above which the peer is not read from
 _SWITCHING = 101
@@ -35,10 +35,12 @@ _HEAD_END = re.compile(rb"\r[\r\n]\r\n")  # the parser takes a second CR for the
 class Connection(asyncio.Protocol):
     """One connection; ``unusable`` is called where it ends, or its peer speaks unasked, between two requests."""
 
-    def __init__(self, unusable: Callable[["Connection"], object], row: Row) -> None:
-        """``row``: of those whose answer waits to be parsed."""
+    def __init__(self, unusable: Callable[["Connection"], object], turns: ParsingTurns) -> None:
+        """``turns``: of all whose answers are parsed."""
         self._unusable = unusable
-        self._row = row
+        self._turns = turns
+        self.parts = 0
+        """Announcements of answers, their chunks, and lines of their trailers, so far."""
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser  # while it is connected: it refers to this, and this to it
         self._unparsed: Unparsed
@@ -138,18 +140,13 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpResponseParser(self)
-        self._unparsed = Unparsed(self, self._transport, self._row)
+        self._unparsed = Unparsed(self, self._transport, self._turns)
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= _SMALL_STEP and not self._unparsed.reads:
+        if len(data) <= _SMALL_STEP and self._odd_chunks is None and not self._unparsed.reads:
             self.take(data)  # most answers come so, and whole
         else:
             self._unparsed.add(data)
-
-    @property
-    def parts(self) -> int:
-        """Announcements of the answer, its chunks, and lines of its trailer, so far."""
-        return self._heads if self._odd_chunks is None else self._heads + self._odd_chunks.seen
 
     @property
     def step(self) -> int:
@@ -217,6 +214,7 @@ class Connection(asyncio.Protocol):
 
     def _follow_chunks(self, chunks: OddChunks, data: bytes, refusal: httptools.HttpParserError | None) -> None:
         """Have ``chunks`` keep up with the parser, and tell what that does not find once it refuses to go on."""
+        seen = chunks.seen
         try:
             parts = chunks.feed(data)
         except httptools.HttpParserError:
@@ -224,6 +222,8 @@ class Connection(asyncio.Protocol):
                 raise
             self._odd_chunks = None  # the parser reads what this cannot
             return
+        finally:
+            self.parts += chunks.seen - seen
         if refusal is None and not chunks.ended:
             return
         # A parser that has refused does so again, whatever it is fed.
@@ -235,8 +235,10 @@ class Connection(asyncio.Protocol):
             self.on_message_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unparsed.finish()
-        self._unparsed.let_go()
+        try:
+            self._unparsed.finish()
+        finally:
+            self._unparsed.let_go()
         self._transport = None
         if self._asking and exc is None and self.status and not self._framed:
             self._asking = False  # the body that lasts until the connection ends has ended
@@ -278,6 +280,7 @@ class Connection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
         self._heads += 1
+        self.parts += 1
         if status < 200 and status != _SWITCHING:
             # It only announces the answer. Its bytes count, so that announcing must end some time.
             self._forget_head()

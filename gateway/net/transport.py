@@ -27,7 +27,7 @@ from gateway.net.errors import ExchangeFailed, Reason, not_connected
 from gateway.net.guard import DEFAULT_PORTS, Netguard, Resolve, Target
 from gateway.net.http1 import Connection
 from gateway.net.tls import client_context
-from gateway.net.unparsed import Row
+from gateway.net.unparsed import ParsingTurns
 
 MOST_ADDRESSES = 4
 """Of a name that are tried: it may have hundreds, and each is a socket."""
@@ -76,7 +76,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         self._idle: dict[Connection, tuple[Target, float]] = {}  # and since when, the longest idle first
         self._idle_at: dict[Target, list[Connection]] = {}  # shared by target, never by address
         self._sweep: asyncio.TimerHandle | None = None
-        self._unparsed = Row()
+        self._parsing = ParsingTurns()
         # Receivers are few and requests many: their policy verdict is worked out once.
         self._destination = lru_cache(maxsize=4096)(self._new_destination)
 
@@ -205,7 +205,7 @@ class PooledTransport(httpx.AsyncBaseTransport):
         try:
             # uvloop and asyncio close the socket where this fails or is cancelled.
             _, connection = await loop.create_connection(
-                lambda: Connection(self._forget, self._unparsed),
+                lambda: Connection(self._forget, self._parsing),
                 sock=await self._connected_socket(destination, addresses, no_file),
                 ssl=self._tls_context() if destination.scheme == "https" else None,
                 server_hostname=destination.host.rstrip(".") if destination.scheme == "https" else None,

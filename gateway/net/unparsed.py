@@ -8,11 +8,12 @@ import asyncio
 from collections import deque
 from typing import Protocol
 
-__all__ = ["Row", "Unparsed"]
+__all__ = ["LARGE_STEP", "ParsingTurns", "Unparsed"]
 
+LARGE_STEP = 8 * 1024
+"""Bytes. Who takes such steps, or larger ones, is at a place where no parts are small, and waits for nobody."""
 _PARTS_A_TURN = 256  # after so many others have their turn: half a millisecond at most
 _MOST_WAITING = 8 * 1024 * 1024  # bytes: what comes when there are more is parsed at once, and a read is a quarter MiB
-_LARGE_STEP = 8 * 1024  # bytes: who may take such steps is at a place where parts are not small, and waits for nobody
 
 
 class _Parsing(Protocol):
@@ -20,7 +21,7 @@ class _Parsing(Protocol):
 
     @property
     def parts(self) -> int:
-        """Found so far."""
+        """Found so far; never less than before."""
 
     @property
     def step(self) -> int:
@@ -30,37 +31,42 @@ class _Parsing(Protocol):
         """Parse what comes next."""
 
 
-class Row:
-    """Connections of one kind of which something waits: one or two of them go on in each turn of the loop.
+class ParsingTurns:
+    """Who of the connections of one kind is parsed next: in each turn of the event loop so many parts of all of them.
 
-    Of 35 peers whose floods came in the same turn, each with a step of its own, others waited for 20 ms.
+    Those that have flooded go on one in a turn, one after the other; the others before them, so that none of these
+    waits behind a flood. Of 35 peers whose floods came in one turn, each with a step of its own, others waited for
+    20 ms.
     """
 
     def __init__(self) -> None:
         self.size = 0
         """Bytes that wait."""
-        self.spent = 0
-        """Parts that were found in this turn of the loop."""
-        self._waiting: dict[Unparsed, None] = {}  # whose turn is next first
+        self._spent = 0  # parts that were found in this turn of the loop
+        self._floods: dict[Unparsed, None] = {}  # that wait, whose turn is next first
+        self._others: dict[Unparsed, None] = {}
         self._turn: asyncio.Handle | None = None
 
     def __contains__(self, unparsed: "Unparsed") -> bool:
-        return unparsed in self._waiting
+        return unparsed in self._floods or unparsed in self._others
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+    @property
+    def is_spent(self) -> bool:
+        """Whether so many parts were found in this turn that the rest has to wait."""
+        return self._spent >= _PARTS_A_TURN
 
     def join(self, unparsed: "Unparsed") -> None:
         """Have it go on in one of the next turns."""
-        self._waiting[unparsed] = None
+        (self._floods if unparsed.floods else self._others)[unparsed] = None
         self._await_turn()
 
     def leave(self, unparsed: "Unparsed") -> None:
-        self._waiting.pop(unparsed, None)
+        self._floods.pop(unparsed, None)
+        self._others.pop(unparsed, None)
 
     def spend(self, parts: int) -> None:
         if parts:
-            self.spent += parts
+            self._spent += parts
             self._await_turn()
 
     def _await_turn(self) -> None:
@@ -69,15 +75,21 @@ class Row:
 
     def _go_on(self) -> None:
         self._turn = None
-        self.spent = 0
+        self._spent = 0
         try:
-            while self._waiting and self.spent < _PARTS_A_TURN:
-                unparsed = next(iter(self._waiting))
-                del self._waiting[unparsed]
-                unparsed.go_on()
+            while self._others and not self.is_spent:
+                _first(self._others).go_on()
+            if self._floods:
+                _first(self._floods).go_on()
         finally:
-            if self._waiting:
+            if self._floods or self._others:
                 self._await_turn()
+
+
+def _first(waiting: "dict[Unparsed, None]") -> "Unparsed":
+    unparsed = next(iter(waiting))
+    del waiting[unparsed]
+    return unparsed
 
 
 class Unparsed:
@@ -87,30 +99,32 @@ class Unparsed:
     of a second.
     """
 
-    def __init__(self, owner: _Parsing, transport: asyncio.Transport, row: Row) -> None:
+    def __init__(self, owner: _Parsing, transport: asyncio.Transport, turns: ParsingTurns) -> None:
         self._owner = owner
         self._transport = transport
-        self._row = row
+        self._turns = turns
         self.reads: deque[bytes] = deque()
         """What waits."""
-        self._at = 0  # where in the first of them the rest begins
+        self.floods = False
+        """Whether it has brought more parts in one turn than all may have."""
+        self.cuts = False
+        """Whether what is parsed now is not all of a read: it begins, or ends, within some part."""
+        self._at = 0  # where in the first of the reads the rest begins
         self._stopped = False
         self.paused = False
         """By its owner."""
 
     def add(self, data: bytes) -> None:
         """Parse what one read has brought, of many small parts some and the rest in later turns of the loop."""
-        step = self._owner.step
-        if not self.reads and len(data) <= step:
-            self._owner.take(data)
-            return
-        waits = bool(self.reads) or (self._row.spent >= _PARTS_A_TURN and step < _LARGE_STEP)
+        waits = bool(self.reads)
         self.reads.append(data)
-        self._row.size += len(data)
-        if not waits or self._row.size > _MOST_WAITING:
+        self._turns.size += len(data)
+        if waits:
+            return
+        if self._owner.step >= LARGE_STEP or not (self.floods or self._turns.is_spent) or self._is_too_much:
             self._parse()
-        elif self not in self._row:
-            self._row.join(self)
+        else:
+            self._turns.join(self)
         self._settle()
 
     def go_on(self) -> None:
@@ -131,10 +145,10 @@ class Unparsed:
 
     def drop(self) -> None:
         """Forget what waits; reads no more either."""
-        self._row.size -= sum(map(len, self.reads)) - self._at
+        self._turns.size -= sum(map(len, self.reads)) - self._at
         self._at = 0
         self.reads.clear()
-        self._row.leave(self)
+        self._turns.leave(self)
 
     def let_go(self) -> None:
         """Forget its owner too, of whom nothing comes any more: they refer to each other."""
@@ -149,23 +163,30 @@ class Unparsed:
         self.paused = False
         self._settle()
 
+    @property
+    def _is_too_much(self) -> bool:
+        return self._turns.size > _MOST_WAITING
+
     def _parse(self) -> None:
         owner = self._owner
         before = known = owner.parts
         while self.reads:
             owner.take(self._next())
-            self._row.spend(owner.parts - known)
+            self._turns.spend(owner.parts - known)
             known = owner.parts
-            if known - before >= _PARTS_A_TURN and self._row.size <= _MOST_WAITING:
-                break
+            if known - before >= _PARTS_A_TURN:
+                self.floods = True
+                if not self._is_too_much:
+                    break
         if self.reads:
-            self._row.join(self)
+            self._turns.join(self)
 
     def _next(self) -> bytes:
         data, step = self.reads[0], self._owner.step
         piece = data[self._at : self._at + step]
+        self.cuts = len(piece) < len(data)
         self._at += len(piece)
-        self._row.size -= len(piece)
+        self._turns.size -= len(piece)
         if self._at >= len(data):
             self.reads.popleft()
             self._at = 0
@@ -173,7 +194,7 @@ class Unparsed:
 
     def _settle(self) -> None:
         if not self.reads:
-            self._row.leave(self)
+            self._turns.leave(self)
         stop = self.paused or bool(self.reads)
         if stop != self._stopped:
             self._stopped = stop

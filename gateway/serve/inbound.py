@@ -25,6 +25,7 @@ from gateway.core.errors import (
     Unavailable,
     without_frames,
 )
+from gateway.net.unparsed import LARGE_STEP
 from gateway.serve.paced import PacedProtocol
 from gateway.serve.places import places_of
 
@@ -32,7 +33,7 @@ __all__ = ["InboundProtocol"]
 
 _log = structlog.get_logger()
 
-_BODY_STEP = 32 * 1024  # bytes of a body that comes in no chunks which are parsed at once
+_BODY_STEP = 4 * LARGE_STEP  # bytes of a body that comes in no chunks which are parsed at once
 _WAITING_BYTES = 4096  # that a request takes that waits behind another one
 _HEADER_BYTES = 128
 _DRAINED_BYTES = 48 * 1024  # that the client has taken at least when a transport wants more: between its two marks

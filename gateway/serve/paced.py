@@ -14,13 +14,13 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
 from gateway.core.errors import MalformedRequest
-from gateway.net.unparsed import Row, Unparsed
+from gateway.net.unparsed import ParsingTurns, Unparsed
 from gateway.serve.closing import ClosingProtocol
 
 __all__ = ["PacedProtocol"]
 
 _SMALL_PART = 16
-_rows: WeakKeyDictionary[ServerState, Row] = WeakKeyDictionary()
+_turns: WeakKeyDictionary[ServerState, ParsingTurns] = WeakKeyDictionary()
 
 
 class PacedProtocol(ClosingProtocol):
@@ -29,7 +29,7 @@ class PacedProtocol(ClosingProtocol):
     parts = 0
     """Of bodies and their trailers so far."""
     small_parts = 0
-    """… of this one, below 16 bytes; the lines of a trailer among them."""
+    """… of this one, below 16 bytes; the lines of its trailer among them."""
     max_small_parts: ClassVar[int] = 65_536
     """Of one body: each is half a microsecond's work. Who streams JSON by its tokens sends many."""
     max_unwanted_parts: ClassVar[int] = 1024
@@ -45,11 +45,13 @@ class PacedProtocol(ClosingProtocol):
         # in a few KiB, and with calls into the protocol for each they took four times as long.
         self.on_body = self._found.append  # type: ignore[assignment, method-assign]
         super().__init__(config, server_state, **others)
-        self._row = _rows.setdefault(server_state, Row())
+        if server_state not in _turns:
+            _turns[server_state] = ParsingTurns()
+        self._turns = _turns[server_state]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._unparsed = Unparsed(self, transport, self._row)
+        self._unparsed = Unparsed(self, transport, self._turns)
         # uvicorn resumes reading wherever it wants more: not while something waits.
         self.flow = FlowControl(cast("asyncio.Transport", self._unparsed))
 
@@ -58,14 +60,19 @@ class PacedProtocol(ClosingProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= self.least_step and not self._unparsed.reads:
+        if len(data) <= self.least_step and not (self.small_parts or self._unparsed.reads):
+            self._unparsed.cuts = False
             self.take(data)  # most requests come so, and whole
+        elif self._is_closing():
+            self._drop(data)
         else:
             self._unparsed.add(data)
 
     def _hand_on_body(self) -> None:
         """Give the request what was found of its body, in one piece."""
-        self._count(len(self._found), sum(map(_SMALL_PART.__gt__, map(len, self._found))))
+        # Where a read is parsed in several steps, the first and the last part of each may be cut by them.
+        whole = self._found[1:-1] if self._unparsed.cuts else self._found
+        self._count(len(self._found), sum(map(_SMALL_PART.__gt__, map(len, whole))))
         if self.small_parts > self.max_small_parts:
             raise MalformedRequest(
                 f"A body may come in at most {self.max_small_parts} parts below {_SMALL_PART} bytes."

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gateway.net.errors import ExchangeFailed
 from gateway.net.http1 import Connection
-from gateway.net.unparsed import Row
+from gateway.net.unparsed import ParsingTurns
 from tests.fuzz.target import Target, mangled, pieces_of
 from tests.fuzz.wire import Steps, Wire
 
@@ -77,7 +77,7 @@ def _apart_from_words(read: _Read) -> _Read:
 
 def _ask(case: Case, pieces: list[bytes], *, settle: bool) -> _Read:
     steps = Steps()
-    connection = Connection(lambda _: None, Row())
+    connection = Connection(lambda _: None, ParsingTurns())
     wire = Wire(steps.loop, connection)
     read = _Read()
     asking = steps.loop.create_task(_read(connection, read))

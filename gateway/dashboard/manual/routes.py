@@ -30,7 +30,7 @@ _BASE = "/manual"
 _CALLS = "calls"
 _HERE = "http://127.0.0.1:8080"
 """Where the gateway stands in examples, until somebody asks who has found it elsewhere."""
-_HOST = re.compile(r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?")
+_HOST = re.compile(r"([A-Za-z0-9.-]{1,255}|\[[0-9A-Fa-f:.]{1,64}\])(:[0-9]{1,5})?")
 _KEPT = {"cache-control": "public, max-age=3600"}
 
 Looks = Callable[[Request], Awaitable[Visitor | None]]
@@ -45,8 +45,9 @@ class Manual:
         self._frame = frame
         self._looks = looks
         self._calls = cache(self._read_calls)
-        self._calls_shown: tuple[str, bytes] = "", b""
-        """To whoever is not known: the largest page that needs no token, which took a millisecond to write."""
+        self._calls_shown: dict[bool, bytes] = {}
+        """To whoever is not known, by whether a token is asked for: the largest page that needs none, which took a
+        millisecond to write."""
         self._reading = threading.Lock()
 
     def routes(self) -> list[Route]:
@@ -92,29 +93,25 @@ class Manual:
         return await self._parts.made_with_room(request, partial(self._calls_page, request))
 
     async def _calls_page(self, request: Request) -> Response:
-        base = _HERE
+        visitor, token = await self._looks(request), not self._parts.tokens.open
+        if visitor is not None or token not in self._calls_shown:
+            page = await asyncio.to_thread(self._calls_once, token=token)
+        if visitor is None and token in self._calls_shown:  # by now: of many who ask first one has it made
+            body = self._calls_shown[token]
+        else:
+            context = {"page": page, "around": None, "text": ""}
+            body = bytes(self._shown_to(request, visitor, "manual.html", context).body)
+        if visitor is None:
+            self._calls_shown[token] = body
         if _HOST.fullmatch(host := request.headers.get("host", "")):
             base = f"{'https' if is_secure(request) else 'http'}://{host}"
-        visitor = await self._looks(request)
-        page = None
-        if visitor is not None or self._calls_shown[0] != base:
-            page = await asyncio.to_thread(self._calls_at, base)
-        if visitor is None and self._calls_shown[0] == base:  # by now: of many who ask first one has it made
-            return self._frame.made(self._calls_shown[1])
-        shown = self._shown_to(request, visitor, "manual.html", {"page": page, "around": None, "text": ""})
-        if visitor is None:
-            self._calls_shown = base, bytes(shown.body)
-        return shown
+            body = body.replace(_HERE.encode(), base.encode())
+        return self._frame.made(body)
 
     def _refuse_foreign(self, request: Request) -> None:
         """Raise Forbidden where ``/openapi.json`` does: the page of all calls tells the same."""
         if self._parts.tokens.open:
             self._parts.refuse_foreign(request.method, request.scope["headers"])
-
-    def _calls_at(self, base: str) -> "ManualPage":
-        """Return that page with examples that find the gateway there."""
-        page = self._calls_once(token=not self._parts.tokens.open)
-        return page._replace(html=type(page.html)(page.html.replace(_HERE, base)))
 
     def _calls_once(self, *, token: bool) -> "ManualPage":
         """Return the page of all calls: many who ask first, at once, wait for one that makes it."""

@@ -20,7 +20,7 @@ from gateway.core.clock import SystemClock
 from gateway.net.errors import ExchangeFailed
 from gateway.net.http1 import Connection
 from gateway.net.transport import PooledTransport
-from gateway.net.unparsed import Row
+from gateway.net.unparsed import ParsingTurns
 from gateway.upstream.answer import PollKind
 from gateway.upstream.api import Answer, NoAnswer, Upstream
 from gateway.webhook.sender import Sender
@@ -228,7 +228,7 @@ async def test_what_is_bounded_is_bounded_within_one_read(before: bytes) -> None
             looked_at += 1
             super().on_header(name, value)
 
-    connection = Counting(lambda _: None, Row())
+    connection = Counting(lambda _: None, ParsingTurns())
     connection.connection_made(Mock(asyncio.Transport))
     asking = asyncio.create_task(connection.ask([], no_body=False))
     await asyncio.sleep(0)
@@ -244,14 +244,14 @@ async def test_what_is_bounded_is_bounded_within_one_read(before: bytes) -> None
         await answer()
 
 
-async def _connected(row: Row | None = None) -> tuple[Connection, Mock]:
-    connection, transport = Connection(lambda _: None, Row() if row is None else row), Mock(asyncio.Transport)
+async def _connected(row: ParsingTurns | None = None) -> tuple[Connection, Mock]:
+    connection, transport = Connection(lambda _: None, ParsingTurns() if row is None else row), Mock(asyncio.Transport)
     transport.get_write_buffer_size.return_value = 0
     connection.connection_made(transport)
     return connection, transport
 
 
-async def _asked(row: Row | None = None) -> tuple[Connection, Mock]:
+async def _asked(row: ParsingTurns | None = None) -> tuple[Connection, Mock]:
     """Return a connection whose answer in chunks has begun, and its transport."""
     connection, transport = await _connected(row)
     asking = asyncio.create_task(connection.ask([], no_body=False))
@@ -286,6 +286,21 @@ async def test_one_read_of_many_chunks_holds_up_nobody(chunk: bytes) -> None:
     assert transport.method_calls[-1][0] == "resume_reading"
 
 
+async def test_an_answer_that_ends_gives_the_others_no_more_turns() -> None:
+    """It had found 6,000 parts, and as many more of others were parsed in that turn."""
+    turns, connections = ParsingTurns(), []
+    for last in (b"0\r\n\r\n", *[b""] * 10):
+        connection, _ = await _asked(turns)
+        connection.data_received(b"10\r\n" + b"x" * 16 + b"\r\n" + b"1\r\nx\r\n" * 6000 + last)
+        connections.append(connection)
+    most = 0
+    while connections[0]._asking:
+        before = sum(connection.parts for connection in connections)
+        await asyncio.sleep(0)
+        most = max(most, sum(connection.parts for connection in connections) - before)
+    assert 0 < most < 1500
+
+
 async def test_many_announcements_hold_up_nobody() -> None:
     """A read of them is parsed in several turns, up to the bound on a head."""
     connection, _ = await _connected()
@@ -314,7 +329,7 @@ async def test_a_long_trailer_holds_up_nobody(last: bytes) -> None:
 async def test_what_waits_to_be_parsed_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of hundreds of peers that send small chunks some keep a read waiting: of the others it is parsed at once."""
     monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 36_000)
-    row = Row()
+    row = ParsingTurns()
     (first, _), (second, _) = await _asked(row), await _asked(row)
     for connection in (first, second):
         connection.data_received(b"1\r\nx\r\n" * 6000 + b"0\r\n\r\n")

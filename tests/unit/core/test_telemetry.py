@@ -1,5 +1,7 @@
 """The metrics' registry."""
 
+from prometheus_client import generate_latest
+
 from gateway.core.telemetry import Metrics
 
 
@@ -17,6 +19,8 @@ def test_an_attempt_at_its_time_limit_has_a_bucket() -> None:
     metrics.poll_seconds.labels("up").observe(29)
     metrics.attempt_seconds.observe(14)
     text = b"".join(metrics.render()).decode()
+    ours = [line for line in text.splitlines() if "process_" not in line]
+    assert ours == [line for line in generate_latest(metrics.registry).decode().splitlines() if "process_" not in line]
     assert 'gateway_poll_seconds_bucket{le="15.0",upstream="up"} 0.0' in text
     assert 'gateway_poll_seconds_bucket{le="30.0",upstream="up"} 1.0' in text
     assert 'gateway_attempt_seconds_bucket{le="15.0"} 1.0' in text

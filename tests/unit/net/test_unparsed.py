@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from gateway.net.unparsed import Row, Unparsed
+from gateway.net.unparsed import LARGE_STEP, ParsingTurns, Unparsed
 
 
 class Owner:
@@ -25,8 +25,8 @@ class Owner:
         self.then()
 
 
-def made() -> tuple[Unparsed, Owner, Mock, Row]:
-    owner, transport, behind = Owner(), Mock(asyncio.Transport), Row()
+def made() -> tuple[Unparsed, Owner, Mock, ParsingTurns]:
+    owner, transport, behind = Owner(), Mock(asyncio.Transport), ParsingTurns()
     return Unparsed(owner, transport, behind), owner, transport, behind
 
 
@@ -43,7 +43,7 @@ async def test_one_step_in_each_turn_in_order() -> None:
     assert (owner.taken, bool(unparsed.reads), unparsed in behind, behind.size) == ([b"abc"], True, True, 7)
     for _ in range(3):
         await asyncio.sleep(0)
-    assert (owner.taken, bool(unparsed.reads), bool(behind)) == ([b"abc", b"def", b"gh", b"ij"], False, False)
+    assert (owner.taken, bool(unparsed.reads), unparsed in behind) == ([b"abc", b"def", b"gh", b"ij"], False, False)
     assert behind.size == 0
     assert switched(transport) == ["pause_reading", "resume_reading"]
 
@@ -83,12 +83,12 @@ async def test_what_is_dropped_is_not_parsed(end: str) -> None:
     unparsed.add(b"abcdefgh")
     getattr(unparsed, end)()
     await asyncio.sleep(0)
-    assert (owner.taken, bool(unparsed.reads), bool(behind), behind.size) == ([b"abc"], False, False, 0)
+    assert (owner.taken, bool(unparsed.reads), unparsed in behind, behind.size) == ([b"abc"], False, False, 0)
     other, owner, _, behind = made()
     owner.then = getattr(other, end)
     other.add(b"abcdefgh")
     await asyncio.sleep(0)
-    assert (owner.taken, bool(other.reads), bool(behind), behind.size) == ([b"abc"], False, False, 0)
+    assert (owner.taken, bool(other.reads), unparsed in behind, behind.size) == ([b"abc"], False, False, 0)
     assert "resume_reading" not in switched(transport)
 
 
@@ -102,30 +102,70 @@ async def test_a_fault_in_a_later_turn_ends_the_connection() -> None:
     owner.then = Mock(side_effect=fault)
     await asyncio.sleep(0)
     assert told == [fault]
-    assert (bool(unparsed.reads), bool(behind), behind.size) == (False, False, 0)
+    assert (bool(unparsed.reads), unparsed in behind, behind.size) == (False, False, 0)
     transport.abort.assert_called_once_with()
 
 
+def beside(turns: ParsingTurns, told: list[int], number: int, parts: int = 1000) -> Unparsed:
+    """Return another connection's, which tells of each step by its number."""
+    owner = Owner()
+
+    def then() -> None:
+        owner.parts += parts - 1000
+        told.append(number)
+
+    owner.then = then
+    return Unparsed(owner, Mock(asyncio.Transport), turns)
+
+
 async def test_floods_that_come_in_one_turn_go_on_one_after_the_other() -> None:
-    """Of 35, with a step of each in that turn, others waited for 20 ms; each has its turn, in the order of coming."""
-    row, taken = Row(), list[int]()
+    """Of 35, with a step of each in that turn, others waited for 20 ms; each has its turn."""
+    turns, told = ParsingTurns(), list[int]()
     for number in range(5):
-        owner = Owner()
-        owner.then = lambda number=number: taken.append(number)  # type: ignore[misc]
-        Unparsed(owner, Mock(asyncio.Transport), row).add(b"abcdef")
-    assert taken == [0]
-    for turn in range(1, 10):
+        beside(turns, told, number).add(b"abcdefghi")
+    assert told == [0]
+    steps = []
+    while turns.size:
+        before = len(told)
         await asyncio.sleep(0)
-        assert len(taken) == turn + 1
-    assert taken == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4] or sorted(taken) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
-    assert (bool(row), row.size) == (False, 0)
+        steps.append(len(told) - before)
+    assert max(steps) <= 2, "one that has not flooded yet, and one that has"
+    assert sorted(told) == sorted([0, 1, 2, 3, 4] * 3)
+    assert [told.index(number) for number in range(5)] == sorted(told.index(number) for number in range(5))
+
+
+async def test_who_has_not_flooded_waits_behind_no_flood() -> None:
+    """A request of 6 KB waited for each of three hundred floods; it is parsed in the next turn."""
+    turns, told = ParsingTurns(), list[int]()
+    for number in range(20):
+        beside(turns, told, number).add(b"abcdef" * 100)
+    for _ in range(30):
+        await asyncio.sleep(0)
+    told.clear()
+    beside(turns, told, 77, parts=1).add(b"abcdefghi")
+    assert told == []
+    await asyncio.sleep(0)
+    assert told[:3] == [77, 77, 77]
 
 
 async def test_who_may_take_large_steps_waits_behind_no_flood() -> None:
     """An upload, say: its parts are few, and it is no flood."""
-    flood, _, _, row = made()
+    flood, _, _, turns = made()
     flood.add(b"abcdef")
     owner = Owner()
-    owner.step = 8 * 1024
-    Unparsed(owner, Mock(asyncio.Transport), row).add(bytes(10_000))
-    assert owner.taken == [bytes(8 * 1024)]
+    owner.step = LARGE_STEP
+    Unparsed(owner, Mock(asyncio.Transport), turns).add(bytes(10_000))
+    assert owner.taken == [bytes(LARGE_STEP)]
+
+
+async def test_a_flood_in_small_pieces_waits_for_its_turn_too() -> None:
+    """None of them is more than one step, and together they are as many parts."""
+    unparsed, owner, _, _ = made()
+    unparsed.add(b"abcd")
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert owner.taken == [b"abc", b"d"]
+    unparsed.add(b"ef")
+    assert owner.taken == [b"abc", b"d"]
+    await asyncio.sleep(0)
+    assert owner.taken == [b"abc", b"d", b"ef"]
