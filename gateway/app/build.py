@@ -256,6 +256,7 @@ def _api(
         clock,
         metrics,
         check_url=receivers.check,
+        check_now=receivers.check_now,
         receiver_name=receivers.name_of,
         first_poll_at={watch.upstream.name: partial(_first_poll_at, watch) for watch in watches},
         default_upstream=None if default is None else default.upstream.name,

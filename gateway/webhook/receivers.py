@@ -13,6 +13,7 @@ from gateway.config.receivers import table_of
 from gateway.config.settings import ReceiverSettings
 from gateway.core.urls import cached_by_url, receiver_of
 from gateway.net.guard import Netguard, Resolve
+from gateway.net.hosts import read_host
 from gateway.net.proxied import pooled
 from gateway.net.tls import client_context, ends_at
 from gateway.net.transport import PooledTransport
@@ -135,11 +136,16 @@ class Receivers:
 
         Where a proxy connects to it, its name is not looked up: often only that can.
         """
-        receiver = self.of(url)
-        if receiver is None or receiver.settings.proxy is None:
+        if not self.check_now(url):
             await self._guard.check_registration(url, self._resolve)
-        else:
-            self._guard.check_proxied(self._guard.check_url(url))
+
+    def check_now(self, url: str) -> bool:
+        """As ``check``, but for the look-up of a name; return whether there is none to look up."""
+        target, receiver = self._guard.check_url(url), self.of(url)
+        if receiver is not None and receiver.settings.proxy is not None:
+            self._guard.check_proxied(target)
+            return True
+        return read_host(target.host)[0] is not None
 
     @property
     def secrets(self) -> list[str]:

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from gateway.api import registering
+from gateway.api.registering import Registering
 from gateway.app import build as app
 from gateway.config.tokens import hash_line, make_token
 from gateway.core.errors import StoreError, StoreRefused
@@ -167,6 +168,26 @@ async def test_a_batch_of_many_small_items_gives_others_their_turns(
         )
         assert len(answer.json()["data"]) == 1000
     assert (sum(turns), max(turns)) == (1000, 25)
+
+
+async def test_a_batch_of_addresses_is_checked_without_a_task_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to look up; they are refused as ever, and only names are left to tasks."""
+    looked_up: list[str] = []
+
+    async def verdict(self: Registering, url: str, places: asyncio.Semaphore) -> None:
+        looked_up.append(url)
+
+    monkeypatch.setattr(Registering, "_verdict", verdict)
+    urls = ["http://127.0.0.1/a", "http://127.0.0.1:9/b", "https://169.254.169.254/", "https://10.0.0.1/", "nonsense"]
+    items = [{"taskId": "t", "callbackUrl": url} for url in [*urls, "https://app.example/a", "https://app.example/b"]]
+    async for client in gateway_client(tmp_path):
+        answer = await client.post("/v1/callbacks/batch", json={"callbacks": items})
+    told = [(one["status"], one.get("error", {}).get("code")) for one in answer.json()["data"]]
+    refused = (422, "callback_not_allowed")
+    assert told == [(201, None), (201, None), refused, refused, refused, (201, None), (201, None)]
+    assert sorted(looked_up) == ["https://app.example/a", "https://app.example/b"]
 
 
 async def test_a_batch_of_slow_names_delays_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
