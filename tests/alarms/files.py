@@ -24,7 +24,7 @@ def exported() -> dict[str, frozenset[str]]:
     metrics = Metrics()
     labels = {one._name: frozenset(one._labelnames) for one in vars(metrics).values() if hasattr(one, "_labelnames")}
     found = {}
-    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", metrics.render().decode(), re.MULTILINE):
+    for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", b"".join(metrics.render()).decode(), re.MULTILINE):
         of = labels.get(name.removesuffix("_total"), frozenset())
         if kind == "histogram":
             found |= {f"{name}_bucket": of | {"le"}, f"{name}_count": of, f"{name}_sum": of}
