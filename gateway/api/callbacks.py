@@ -34,6 +34,7 @@ from gateway.api.shares import share
 from gateway.api.views import AttemptView, CallbackView, attempt_view, callback_view, json_response
 from gateway.core.clock import Clock, from_iso
 from gateway.core.errors import Forbidden, InvalidRequest, NotFound, without_frames
+from gateway.core.memory import SMALL
 from gateway.core.model import Callback, CallbackState
 from gateway.core.search import Sought, sought
 from gateway.core.shares import READ, WHOLE
@@ -45,7 +46,7 @@ T = TypeVar("T")
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 _VIEW = 1024
-"""Bytes of one callback in a list, if it has no large metadata: from 500 to 700."""
+"""Bytes of one callback in a list, if it has no large metadata and no long URL: from 500 to 700."""
 
 _WHOLE = re.compile(r"[1-9][0-9]{0,8}")
 
@@ -93,7 +94,8 @@ class Callbacks:
             views = [self._view(request, callback) for callback in callbacks]
             return json_response(CallbackPage(data=views, next_cursor=cursor))
 
-        return await made_with_room(request, page, likely=limit * _VIEW)
+        all_of_it = state is None and task_id is None and before_seq is None
+        return await made_with_room(request, page, likely=limit * _VIEW if all_of_it else SMALL)
 
     async def get(self, request: Request) -> Response:
         return json_response(self._view(request, await _asked(request, READ, self._registry.get_callback)))

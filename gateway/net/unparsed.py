@@ -11,7 +11,8 @@ from typing import Protocol
 __all__ = ["LARGE_STEP", "ParsingTurns", "Unparsed"]
 
 LARGE_STEP = 8 * 1024
-"""Bytes. Who takes such steps, or larger ones, is at a place where no parts are small, and waits for nobody."""
+"""Bytes. Who takes such steps, or larger ones, is at a place where no parts are small: unless it has flooded before, it
+waits for nobody."""
 _PARTS_A_TURN = 256  # after so many others have their turn: half a millisecond at most
 _MOST_WAITING = 8 * 1024 * 1024  # bytes: what comes when there are more is parsed at once, and a read is a quarter MiB
 
@@ -34,9 +35,9 @@ class _Parsing(Protocol):
 class ParsingTurns:
     """Who of the connections of one kind is parsed next: in each turn of the event loop so many parts of all of them.
 
-    Those that have flooded go on one in a turn, one after the other; the others before them, so that none of these
-    waits behind a flood. Of 35 peers whose floods came in one turn, each with a step of its own, others waited for
-    20 ms.
+    Those that have flooded go on one in a turn, one after the other; the others before them, in the order of coming, so
+    that none of these waits behind a flood. What comes above the bound on what waits is parsed at once. Of 35 peers
+    whose floods came in one turn, each with a step of its own, others waited for 20 ms.
     """
 
     def __init__(self) -> None:
@@ -121,7 +122,8 @@ class Unparsed:
         self._turns.size += len(data)
         if waits:
             return
-        if self._owner.step >= LARGE_STEP or not (self.floods or self._turns.is_spent) or self._is_too_much:
+        at_once = not self._turns.is_spent or self._owner.step >= LARGE_STEP
+        if (at_once and not self.floods) or self._is_too_much:
             self._parse()
         else:
             self._turns.join(self)

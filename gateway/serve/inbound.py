@@ -34,6 +34,7 @@ __all__ = ["InboundProtocol"]
 _log = structlog.get_logger()
 
 _BODY_STEP = 4 * LARGE_STEP  # bytes of a body that comes in no chunks which are parsed at once
+_LENGTH_DIGITS = 18
 _WAITING_BYTES = 4096  # that a request takes that waits behind another one
 _HEADER_BYTES = 128
 _DRAINED_BYTES = 48 * 1024  # that the client has taken at least when a transport wants more: between its two marks
@@ -71,7 +72,8 @@ class InboundProtocol(PacedProtocol):
         self._max_connections = config.limit_concurrency or self.max_connections
         self.limit_concurrency = None  # uvicorn's own check answers in plain text
         self._places = places_of(server_state)
-        self._in_body = self._in_chunks = False
+        self._in_body = False
+        self._body_left = 0  # bytes, of one whose length its head has told
         self._ended_head: object = None  # where headers go once a head has ended: others belong to one that has not
         self._unclaimed = 0  # bytes since the parser last ended a head or a message, or handed on a part of a body
         self._oversized = False  # the bytes being parsed may hold a head above the limit
@@ -127,7 +129,8 @@ class InboundProtocol(PacedProtocol):
 
     @property
     def step(self) -> int:
-        return _BODY_STEP if self._in_body and not self._in_chunks else self.least_step
+        # No further than to the body's end: behind it anything may come.
+        return max(self.least_step, min(_BODY_STEP, self._body_left)) if self._in_body else self.least_step
 
     def take(self, data: bytes) -> None:
         """Replace uvicorn's way, which logs each malformed request and answers it before those that came first."""
@@ -194,11 +197,11 @@ class InboundProtocol(PacedProtocol):
         name, value = self.field(name, value)
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
-        elif name == b"transfer-encoding":
-            self._in_chunks = True
-            if value.lower() != b"chunked":
-                # The parser would say so too, but only once the application has the request.
-                raise MalformedRequest("A body may be sent in chunks, and in no other transfer coding.")
+        elif name == b"content-length":
+            self._body_left = int(value) if len(value) <= _LENGTH_DIGITS and value.isdigit() else 0
+        elif name == b"transfer-encoding" and value.lower() != b"chunked":
+            # The parser would say so too, but only once the application has the request.
+            raise MalformedRequest("A body may be sent in chunks, and in no other transfer coding.")
         self.headers.append((name, value))
         if len(self.headers) > self.max_headers:
             raise HeadTooLarge(f"The request's head may have at most {self.max_headers} headers.")
@@ -238,13 +241,14 @@ class InboundProtocol(PacedProtocol):
 
     def _hand_on_body(self) -> None:
         self._unclaimed = 0
+        self._body_left -= sum(map(len, self._found))
         super()._hand_on_body()
 
     def on_message_complete(self) -> None:
         if self._found:
             self._hand_on_body()
-        self._in_body = self._in_chunks = False
-        self._unclaimed = 0
+        self._in_body = False
+        self._body_left = self._unclaimed = 0
         super().on_message_complete()
 
     # Clients that take their time

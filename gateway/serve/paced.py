@@ -60,9 +60,12 @@ class PacedProtocol(ClosingProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= self.least_step and not (self.small_parts or self._unparsed.reads):
+        if len(data) <= self.least_step and not (self._unparsed.floods or self.small_parts or self._unparsed.reads):
             self._unparsed.cuts = False
+            known = self.parts
             self.take(data)  # most requests come so, and whole
+            if self.parts > known + 1:
+                self._turns.spend(self.parts - known)
         elif self._is_closing():
             self._drop(data)
         else:

@@ -1,11 +1,16 @@
 """The HTTP API of one gateway in this process, over its real store: registering, lists, and who may ask."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
 import httpx
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response
 
+from gateway.api import callbacks
+from gateway.core import memory
 from tests.apistand import SLOW, body
 
 
@@ -148,3 +153,19 @@ async def test_metrics_show_no_secret_or_url(api: httpx.AsyncClient) -> None:
     assert "gateway_registrations_total" in text
     assert "canary-task" not in text
     assert "hooks.example.com" not in text
+
+
+async def test_only_a_list_of_all_is_likely_to_be_large(
+    api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of a task's callbacks, or of a state's, is made at once, however many it might hold: most hold few."""
+    told: list[int] = []
+
+    async def made(request: Request, make: Callable[[], Awaitable[Response]], likely: int) -> Response:
+        told.append(likely)
+        return await make()
+
+    monkeypatch.setattr(callbacks, "made_with_room", made)
+    for query in ("limit=200", "limit=200&taskId=t", "limit=200&state=dead", "limit=10"):
+        assert (await api.get(f"/v1/callbacks?{query}")).status_code == 200
+    assert told == [200 * 1024, memory.SMALL, memory.SMALL, 10 * 1024]

@@ -173,6 +173,28 @@ async def test_a_long_trailer_holds_up_nobody() -> None:
     wire.lose()
 
 
+async def test_no_flood_hides_within_the_step_of_a_body_of_known_length() -> None:
+    """Steps of such a body are large, and end with it: thousands of small chunks behind its last byte took one turn."""
+    server = ServerState()
+    floods = [connected(App(), server=server) for _ in range(8)]
+    known = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\ny"
+    for protocol, _ in floods:
+        protocol.data_received(known)
+    for _ in range(3):
+        for protocol, wire in floods:
+            assert not wire.paused
+            protocol.data_received(b"y" + HEAD % b"body" + b"1\r\nx\r\n" * 5000 + LAST + known)
+        before, most = sum(protocol.parts for protocol, _ in floods), 0
+        while any(protocol._unparsed.reads for protocol, _ in floods):
+            await asyncio.sleep(0)
+            parts = sum(protocol.parts for protocol, _ in floods)
+            before, most = parts, max(most, parts - before)
+        assert most <= 3 * (STEP // 6 + 1)
+    for protocol, wire in floods:
+        assert protocol.parts >= 15_000
+        wire.lose()
+
+
 async def test_large_chunks_wait_for_no_turn() -> None:
     """A body as clients send it is parsed as it comes."""
     protocol, wire = connected(App())

@@ -84,11 +84,11 @@ async def test_what_is_dropped_is_not_parsed(end: str) -> None:
     getattr(unparsed, end)()
     await asyncio.sleep(0)
     assert (owner.taken, bool(unparsed.reads), unparsed in behind, behind.size) == ([b"abc"], False, False, 0)
-    other, owner, _, behind = made()
+    other, owner, transport, behind = made()
     owner.then = getattr(other, end)
     other.add(b"abcdefgh")
     await asyncio.sleep(0)
-    assert (owner.taken, bool(other.reads), unparsed in behind, behind.size) == ([b"abc"], False, False, 0)
+    assert (owner.taken, bool(other.reads), other in behind, behind.size) == ([b"abc"], False, False, 0)
     assert "resume_reading" not in switched(transport)
 
 
@@ -154,8 +154,13 @@ async def test_who_may_take_large_steps_waits_behind_no_flood() -> None:
     flood.add(b"abcdef")
     owner = Owner()
     owner.step = LARGE_STEP
-    Unparsed(owner, Mock(asyncio.Transport), turns).add(bytes(10_000))
+    upload = Unparsed(owner, Mock(asyncio.Transport), turns)
+    upload.add(bytes(10_000))
     assert owner.taken == [bytes(LARGE_STEP)]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    upload.add(b"more")
+    assert len(owner.taken) == 2, "a flood by now: it waits whatever its step is"
 
 
 async def test_a_flood_in_small_pieces_waits_for_its_turn_too() -> None:
