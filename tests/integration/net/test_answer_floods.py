@@ -1,0 +1,147 @@
+"""Answers of many small parts: they are parsed in turns of the event loop, in order, and hold up nobody.
+
+What the parts may be is ``test_odd_answers``'; what waits for its turn is ``tests/unit/net/test_unparsed``'s.
+"""
+
+import asyncio
+from unittest.mock import Mock
+
+import pytest
+
+from gateway.net.http1 import Connection
+from gateway.net.unparsed import ParsingTurns
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+async def _connected(turns: ParsingTurns | None = None) -> tuple[Connection, Mock]:
+    connection, transport = (
+        Connection(lambda _: None, ParsingTurns() if turns is None else turns),
+        Mock(asyncio.Transport),
+    )
+    transport.get_write_buffer_size.return_value = 0
+    connection.connection_made(transport)
+    return connection, transport
+
+
+async def _asked(turns: ParsingTurns | None = None) -> tuple[Connection, Mock]:
+    """Return a connection whose answer in chunks has begun, and its transport."""
+    connection, transport = await _connected(turns)
+    asking = asyncio.create_task(connection.ask([], no_body=False))
+    await asyncio.sleep(0)
+    connection.data_received(OK + CHUNKED + b"\r\n")
+    await asking
+    return connection, transport
+
+
+async def _body(connection: Connection) -> bytes:
+    parts = []
+    while part := await connection.read():
+        parts.append(part)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\n%d\r\n", b"10\r\n%d" + b"x" * 15 + b"\r\n", b"1 ;a\n%d\n"])
+async def test_one_read_of_many_chunks_holds_up_nobody(chunk: bytes) -> None:
+    """What one read brings of small chunks is parsed in many turns, in order, and no more is read before."""
+    parts = [chunk % (number % 10) for number in range(6000)]
+    connection, transport = await _asked()
+    connection.data_received(b"".join(parts[:3000]))
+    assert [call[0] for call in transport.method_calls].count("pause_reading") == 1
+    connection.data_received(b"".join([*parts[3000:], b"0\r\n\r\n"]))  # what TLS had decrypted by then
+    assert not connection.usable
+    reading, turns = asyncio.create_task(_body(connection)), 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns > 5
+    assert reading.result().translate(None, b"x") == b"".join(b"%d" % (number % 10) for number in range(6000))
+    assert transport.method_calls[-1][0] == "resume_reading"
+
+
+async def test_an_answer_that_ends_gives_the_others_no_more_turns() -> None:
+    """It had found 6,000 parts, and as many more of others were parsed in that turn."""
+    turns, connections = ParsingTurns(), []
+    for last in (b"0\r\n\r\n", *[b""] * 10):
+        connection, _ = await _asked(turns)
+        connection.data_received(b"10\r\n" + b"x" * 16 + b"\r\n" + b"1\r\nx\r\n" * 6000 + last)
+        connections.append(connection)
+    most = 0
+    while connections[0]._asking:
+        before = sum(connection.parts for connection in connections)
+        await asyncio.sleep(0)
+        most = max(most, sum(connection.parts for connection in connections) - before)
+    assert 0 < most < 1500
+
+
+async def test_many_announcements_hold_up_nobody() -> None:
+    """A read of them is parsed in several turns, up to the bound on a head."""
+    connection, _ = await _connected()
+    asking, turns = asyncio.create_task(connection.ask([], no_body=False)), 0
+    await asyncio.sleep(0)
+    connection.data_received(b"HTTP/1.1 103 E\r\nA:\r\n\r\n" * 1300 + OK + b"Content-Length: 2\r\n\r\nok")
+    while not asking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (connection.status, turns > 3) == (200, True)
+    assert await _body(connection) == b"ok"
+
+
+@pytest.mark.parametrize("last", [b"0\r\n", b"0 \r\n"], ids=["strict", "odd"])
+async def test_a_long_trailer_holds_up_nobody(last: bytes) -> None:
+    """Its lines are parts as chunks are: 8,000 of them, as many as a trailer may have, took 6 ms at once."""
+    connection, _ = await _asked()
+    connection.data_received(last + b"a:\r\n" * 7500 + b"\r\n")
+    reading, turns = asyncio.create_task(_body(connection)), 0
+    while not reading.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert (reading.result(), turns > 10) == (b"", True)
+
+
+async def test_what_waits_to_be_parsed_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of peers that send small chunks some keep a read waiting: of the others it is parsed at once."""
+    monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 36_000)
+    row = ParsingTurns()
+    (first, _), (second, _) = await _asked(row), await _asked(row)
+    for connection in (first, second):
+        connection.data_received(b"1\r\nx\r\n" * 6000 + b"0\r\n\r\n")
+    assert first._unparsed in row
+    assert 30_000 < row.size <= 36_000
+    assert (len(first._chunks) < 1000, len(second._chunks) > 5000) == (True, True)
+    for connection in (first, second):
+        assert await _body(connection) == b"x" * 6000
+        assert connection._unparsed not in row
+    assert row.size == 0
+
+
+async def test_large_chunks_are_parsed_as_they_come() -> None:
+    """What is large of a body in chunks waits for no turns of the loop: most of these are read by nobody else."""
+    connection, transport = await _asked()
+    connection.data_received(b"8000\r\n%b\r\n" % bytes(0x8000) + b"0\r\n\r\n")
+    transport.pause_reading.assert_not_called()
+    assert await _body(connection) == bytes(0x8000)
+    assert connection.usable
+
+
+async def test_an_answer_that_has_come_is_whole_though_its_connection_ends() -> None:
+    """An end of the connection while many chunks wait to be parsed takes none of them away."""
+    connection, _ = await _asked()
+    connection.data_received(b"1\r\nx\r\n" * 6000 + b"0\r\n\r\n")
+    connection.connection_lost(None)
+    assert not connection._unparsed.reads
+    assert await _body(connection) == b"x" * 6000
+
+
+async def test_a_closed_connection_parses_nothing_more() -> None:
+    """Who gives up an answer of many chunks pays for none that has come and was not parsed."""
+    connection, transport = await _asked()
+    connection.data_received(b"1\r\nx\r\n" * 6000)
+    connection.close()
+    transport.resume_reading.reset_mock()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(connection._chunks) < 3000
+    assert not connection._unparsed.reads
+    transport.resume_reading.assert_not_called()
