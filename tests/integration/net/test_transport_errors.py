@@ -2,10 +2,11 @@
 
 import asyncio
 import errno
+import select
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ import pytest
 from gateway.core.errors import AddressNotAllowed
 from gateway.net.guard import Netguard, parse_allow
 from tests.transports import OK, failing, post, resolving
-from tests.waiting import until
+from tests.waiting import LIMIT_S, until
 
 
 def closed_port() -> int:
@@ -40,18 +41,15 @@ def never_accepting(host: str, port: int = 0) -> Iterator[int]:
     with closing(socket.socket()) as listener, ExitStack() as stack:
         listener.bind((host, port))
         listener.listen(0)
-        for _ in range(4):
-            filler = stack.enter_context(socket.socket())
-            filler.setblocking(False)
-            with suppress(BlockingIOError):
-                filler.connect(("127.0.0.1" if host == "0.0.0.0" else host, listener.getsockname()[1]))
+        stack.enter_context(socket.create_connection(listener.getsockname()))
+        assert select.select([listener], [], [], LIMIT_S)[0], "the queue of one is not full"
         yield listener.getsockname()[1]
 
 
 async def test_a_name_with_hundreds_of_addresses(make, monkeypatch) -> None:
     """Four of them are tried, two at a time, and then it has failed: each is a socket."""
-    monkeypatch.setattr("gateway.net.transport._NEXT_ADDRESS_S", 0.01)
-    monkeypatch.setattr("gateway.net.transport._NEXT_PAIR_S", 0.1)
+    monkeypatch.setattr("gateway.net.transport._NEXT_ADDRESS_S", 0.001)
+    monkeypatch.setattr("gateway.net.transport._NEXT_PAIR_S", 0.5)  # a machine may well stop for 0.1 s
     addresses = [f"127.0.1.{number}" for number in range(1, 251)]
     transport = make(resolve=resolving(many=addresses), guard=Netguard(parse_allow("127.0.0.0/8")))
     opened: list[socket.socket] = []
@@ -67,7 +65,7 @@ async def test_a_name_with_hundreds_of_addresses(make, monkeypatch) -> None:
     with never_accepting("0.0.0.0") as port:
         asking = asyncio.create_task(post(transport, f"http://many:{port}/"))
         await until(lambda: len(opened) == 4)
-        await asyncio.sleep(0.3)  # in which more would be tried
+        await asyncio.sleep(0.6)  # in which more would be tried
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
