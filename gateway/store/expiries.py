@@ -43,7 +43,7 @@ class Expiries:
     def look_again(self) -> None:
         """Look anew through what another process may have stored late."""
         for look in self._looks.values():
-            if look.begin > look.until:  # else it is in the middle of going through them
+            if look.until is not None:
                 look.note(look.until - _REGISTERED_LATE_MS)
 
     async def expired(self, upstream: str, now: int, limit: int) -> tuple[list[ExpiredTask], int | None]:
@@ -58,7 +58,7 @@ class Expiries:
     async def _look_on(self, look: "_Look", upstream: str, now: int, limit: int) -> int | None:
         """Go through what has expired since the last look, and return when there may be more."""
         # Whatever is registered from here on lowers it; a read that fails has found nothing out.
-        begin, look.begin = look.begin, FOREVER
+        begin, look.begin, look.until = look.begin, FOREVER, None
         try:
             for _ in range(_PARTS):
                 if len(look.found) >= limit:
@@ -98,8 +98,8 @@ class _Look:
     def __init__(self) -> None:
         self.begin = 0
         """None has expired before that was not found."""
-        self.until = 0
-        """When it was last gone through all of them."""
+        self.until: int | None = None
+        """When it was last gone through all of them; None in the middle of that."""
         self.found: set[int] = set()
         """Tasks, by seq."""
 

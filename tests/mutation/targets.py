@@ -95,6 +95,7 @@ TESTS = (
     "tests/unit/loops/test_pollresults.py",
     "tests/unit/webhook/test_limits.py",
     "tests/unit/store/test_events_swap.py",
+    "tests/unit/store/test_expiries.py",
     "tests/unit/store/test_duetasks.py",
     "tests/unit/loops/test_endings.py",
     "tests/unit/loops/test_clocksteps.py",
