@@ -94,8 +94,8 @@ class Callbacks:
             views = [self._view(request, callback) for callback in callbacks]
             return json_response(CallbackPage(data=views, next_cursor=cursor))
 
-        all_of_it = state is None and task_id is None and before_seq is None
-        return await made_with_room(request, page, likely=limit * _VIEW if all_of_it else SMALL)
+        is_full = (state is None and task_id is None) or before_seq is not None  # as the page before was
+        return await made_with_room(request, page, likely=limit * _VIEW if is_full else SMALL)
 
     async def get(self, request: Request) -> Response:
         return json_response(self._view(request, await _asked(request, READ, self._registry.get_callback)))

@@ -144,7 +144,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if len(data) <= _SMALL_STEP and self._odd_chunks is None and not self._unparsed.reads:
+            known = self.parts
             self.take(data)  # most answers come so, and whole
+            if self.parts > known + 1:
+                self._turns.spend(self.parts - known)
         else:
             self._unparsed.add(data)
 

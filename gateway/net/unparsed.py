@@ -14,7 +14,9 @@ LARGE_STEP = 8 * 1024
 """Bytes. Who takes such steps, or larger ones, is at a place where no parts are small: unless it has flooded before, it
 waits for nobody."""
 _PARTS_A_TURN = 256  # after so many others have their turn: half a millisecond at most
-_MOST_WAITING = 8 * 1024 * 1024  # bytes: what comes when there are more is parsed at once, and a read is a quarter MiB
+_PARTS_A_READ = 32  # cost nobody anything: a connection that has flooded is one as others are after some such reads
+_MOST_OWED = 2 * _PARTS_A_TURN
+_MOST_WAITING = 8 * 1024 * 1024  # bytes, of floods; a read is a quarter MiB
 
 
 class _Parsing(Protocol):
@@ -36,8 +38,9 @@ class ParsingTurns:
     """Who of the connections of one kind is parsed next: in each turn of the event loop so many parts of all of them.
 
     Those that have flooded go on one in a turn, one after the other; the others before them, in the order of coming, so
-    that none of these waits behind a flood. What comes above the bound on what waits is parsed at once. Of 35 peers
-    whose floods came in one turn, each with a step of its own, others waited for 20 ms.
+    that none of these waits behind a flood. While more waits than may, what floods comes to its end. Of 35 peers whose
+    floods came in one turn, each with a step of its own, others waited for 20 ms; of 160 that were parsed at once, as
+    too much waited, for a second.
     """
 
     def __init__(self) -> None:
@@ -106,8 +109,8 @@ class Unparsed:
         self._turns = turns
         self.reads: deque[bytes] = deque()
         """What waits."""
-        self.floods = False
-        """Whether it has brought more parts in one turn than all may have."""
+        self.owes = 0
+        """Parts that it has brought of late above what each read may have."""
         self.cuts = False
         """Whether what is parsed now is not all of a read: it begins, or ends, within some part."""
         self._at = 0  # where in the first of the reads the rest begins
@@ -128,6 +131,15 @@ class Unparsed:
         else:
             self._turns.join(self)
         self._settle()
+
+    @property
+    def floods(self) -> bool:
+        """Whether it has brought more parts of late than all may have in one turn."""
+        return self.owes >= _PARTS_A_TURN
+
+    def found(self, parts: int) -> None:
+        """Hear how many parts were in a read, or in as much of one as was parsed at once."""
+        self.owes = min(max(self.owes + parts - _PARTS_A_READ, 0), _MOST_OWED)
 
     def go_on(self) -> None:
         """Parse some of what waits: it is this one's turn."""
@@ -177,9 +189,11 @@ class Unparsed:
             self._turns.spend(owner.parts - known)
             known = owner.parts
             if known - before >= _PARTS_A_TURN:
-                self.floods = True
-                if not self._is_too_much:
-                    break
+                if self._is_too_much:
+                    self.drop()
+                    self._transport.abort()
+                break
+        self.found(known - before)
         if self.reads:
             self._turns.join(self)
 

@@ -27,7 +27,7 @@ class PacedProtocol(ClosingProtocol):
     """A connection whose subclass parses what ``take`` is handed, in steps."""
 
     parts = 0
-    """Of bodies and their trailers so far."""
+    """Of bodies and their trailers, and headers of requests behind others, so far."""
     small_parts = 0
     """… of this one, below 16 bytes; the lines of its trailer among them."""
     max_small_parts: ClassVar[int] = 65_536
@@ -64,12 +64,19 @@ class PacedProtocol(ClosingProtocol):
             self._unparsed.cuts = False
             known = self.parts
             self.take(data)  # most requests come so, and whole
-            if self.parts > known + 1:
+            if self.parts > known + 1 or self._unparsed.owes:
                 self._turns.spend(self.parts - known)
+                self._unparsed.found(self.parts - known)
         elif self._is_closing():
             self._drop(data)
         else:
+            self._unset_keepalive_if_required()  # it may wait for its turn, and its client for an answer
             self._unparsed.add(data)
+
+    def on_headers_complete(self) -> None:
+        if self.pipeline:  # one request alone has few headers; of many in one read they are as much work as parts are
+            self._count(len(self.headers), 0)
+        super().on_headers_complete()
 
     def _hand_on_body(self) -> None:
         """Give the request what was found of its body, in one piece."""

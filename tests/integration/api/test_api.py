@@ -155,17 +155,24 @@ async def test_metrics_show_no_secret_or_url(api: httpx.AsyncClient) -> None:
     assert "hooks.example.com" not in text
 
 
-async def test_only_a_list_of_all_is_likely_to_be_large(
+async def test_only_a_list_of_all_or_a_later_page_is_likely_to_be_large(
     api: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of a task's callbacks, or of a state's, is made at once, however many it might hold: most hold few."""
+    """One of a task's callbacks, or of a state's, is made at once, however many it might hold: most hold few.
+
+    A later page follows a full one.
+    """
     told: list[int] = []
 
     async def made(request: Request, make: Callable[[], Awaitable[Response]], likely: int) -> Response:
         told.append(likely)
         return await make()
 
+    for number in range(3):
+        await api.post("/v1/callbacks", json=body(taskId=f"t{number}"))
+    cursor = (await api.get("/v1/callbacks?state=waiting&limit=1")).json()["nextCursor"]
     monkeypatch.setattr(callbacks, "made_with_room", made)
-    for query in ("limit=200", "limit=200&taskId=t", "limit=200&state=dead", "limit=10"):
+    later = (f"limit=20&cursor={cursor}", f"limit=20&state=waiting&cursor={cursor}")
+    for query in (*later, "limit=200", "limit=200&taskId=t", "limit=200&state=dead", "limit=10"):
         assert (await api.get(f"/v1/callbacks?{query}")).status_code == 200
-    assert told == [200 * 1024, memory.SMALL, memory.SMALL, 10 * 1024]
+    assert told == [20 * 1024, 20 * 1024, 200 * 1024, memory.SMALL, memory.SMALL, 10 * 1024]

@@ -8,6 +8,7 @@ from unittest.mock import Mock
 
 import pytest
 
+from gateway.net.errors import ExchangeFailed
 from gateway.net.http1 import Connection
 from gateway.net.unparsed import ParsingTurns
 
@@ -101,19 +102,22 @@ async def test_a_long_trailer_holds_up_nobody(last: bytes) -> None:
 
 
 async def test_what_waits_to_be_parsed_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hundreds of peers that send small chunks some keep a read waiting: of the others it is parsed at once."""
+    """Of hundreds of peers that send small chunks some keep a read waiting: the others' connections end."""
     monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 36_000)
     row = ParsingTurns()
-    (first, _), (second, _) = await _asked(row), await _asked(row)
+    (first, _), (second, cut) = await _asked(row), await _asked(row)
     for connection in (first, second):
         connection.data_received(b"1\r\nx\r\n" * 6000 + b"0\r\n\r\n")
     assert first._unparsed in row
     assert 30_000 < row.size <= 36_000
-    assert (len(first._chunks) < 1000, len(second._chunks) > 5000) == (True, True)
-    for connection in (first, second):
-        assert await _body(connection) == b"x" * 6000
-        assert connection._unparsed not in row
+    assert (len(first._chunks) < 1000, len(second._chunks) < 1000) == (True, True)
+    cut.abort.assert_called_once_with()
+    assert await _body(first) == b"x" * 6000
+    assert first._unparsed not in row
     assert row.size == 0
+    second.connection_lost(None)
+    with pytest.raises(ExchangeFailed):
+        await _body(second)
 
 
 async def test_large_chunks_are_parsed_as_they_come() -> None:

@@ -2,58 +2,27 @@
 
 import asyncio
 import errno
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.server import ServerState
 
-from gateway.serve.asgi import server_config
 from gateway.serve.inbound import InboundProtocol
-from tests.fuzz.wire import Wire
+from tests.floods import (
+    ANSWER,
+    HEAD,
+    LAST,
+    MOST_TURNS,
+    ONES,
+    SIXTEEN,
+    SMALLEST,
+    STEP,
+    connected,
+    flood,
+    one_step,
+    until_written,
+)
 from tests.peer import GET, App, freed
-
-HEAD = b"POST /%b HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
-LAST = b"0\r\n\r\n"
-SMALLEST, SIXTEEN = b"1\r\n%b\r\n", b"10\r\n%b" + b"x" * 15 + b"\r\n"
-ONES = b"1\r\nx\r\n" * 6000
-ANSWER = b"\r\n\r\n" + b"x" * 6000  # to ONES
-MOST_TURNS = 1000
-STEP = 4096
-
-
-def flood(chunk: bytes) -> tuple[bytes, bytes]:
-    """Return 6,000 chunks, each with a digit of its own, and the body that they are."""
-    digits = [b"%d" % (number % 10) for number in range(6000)]
-    return b"".join(chunk % digit for digit in digits), b"".join(digits)
-
-
-def one_step(path: bytes) -> bytes:
-    """Return a request of many chunks that ends where its first step does."""
-    head, chunks = HEAD % path, b"1\r\nx\r\n" * 500
-    padded = head.replace(b"host: x", b"host: x\r\nx: " + b"x" * (STEP - len(head + chunks + LAST) - 5))
-    assert len(padded + chunks + LAST) == STEP
-    return padded + chunks + LAST
-
-
-def connected(
-    app: Any, protocol_class: type[InboundProtocol] = InboundProtocol, server: ServerState | None = None
-) -> tuple[InboundProtocol, Wire]:
-    """Return a server's connection to a client that is not there, whose reads the test hands over."""
-    config = server_config(app, protocol_class)
-    config.load()
-    protocol = protocol_class(config, server or ServerState(), app_state={})
-    return protocol, Wire(asyncio.get_running_loop(), protocol)
-
-
-async def until_written(wire: Wire, end: bytes) -> int:
-    """Let the loop turn until the answers end so; return the turns that it took."""
-    for turn in range(MOST_TURNS):
-        if wire.written.endswith(end):
-            return turn
-        await asyncio.sleep(0)
-    raise AssertionError(bytes(wire.written[-200:]))
 
 
 @pytest.mark.parametrize(
@@ -173,28 +142,6 @@ async def test_a_long_trailer_holds_up_nobody() -> None:
     wire.lose()
 
 
-async def test_no_flood_hides_within_the_step_of_a_body_of_known_length() -> None:
-    """Steps of such a body are large, and end with it: thousands of small chunks behind its last byte took one turn."""
-    server = ServerState()
-    floods = [connected(App(), server=server) for _ in range(8)]
-    known = b"POST /body HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\ny"
-    for protocol, _ in floods:
-        protocol.data_received(known)
-    for _ in range(3):
-        for protocol, wire in floods:
-            assert not wire.paused
-            protocol.data_received(b"y" + HEAD % b"body" + b"1\r\nx\r\n" * 5000 + LAST + known)
-        before, most = sum(protocol.parts for protocol, _ in floods), 0
-        while any(protocol._unparsed.reads for protocol, _ in floods):
-            await asyncio.sleep(0)
-            parts = sum(protocol.parts for protocol, _ in floods)
-            before, most = parts, max(most, parts - before)
-        assert most <= 3 * (STEP // 6 + 1)
-    for protocol, wire in floods:
-        assert protocol.parts >= 15_000
-        wire.lose()
-
-
 async def test_large_chunks_wait_for_no_turn() -> None:
     """A body as clients send it is parsed as it comes."""
     protocol, wire = connected(App())
@@ -285,40 +232,6 @@ async def test_a_client_is_not_late_with_what_has_come(path: bytes, chunks: byte
     assert wire.written.count(b"HTTP/1.1 200 ") == 2
     assert 6000 <= protocol.parts < 6100, "and those that a step has cut"
     wire.lose()
-
-
-async def test_many_floods_take_no_longer_turns_than_one() -> None:
-    """Who is served meanwhile waits a turn for each of its steps, and for none of the others' floods."""
-    server = ServerState()
-    floods = [connected(App(), server=server) for _ in range(8)]
-    for protocol, _ in floods:
-        protocol.data_received(HEAD % b"body" + ONES + LAST)
-    before, most = sum(protocol.parts for protocol, _ in floods), []
-    while any(protocol._unparsed.reads for protocol, _ in floods):
-        await asyncio.sleep(0)
-        parts = sum(protocol.parts for protocol, _ in floods)
-        most.append(parts - before)
-        before = parts
-    assert max(most) <= 2 * (STEP // 6 + 1)
-    assert sum(most) / len(most) > STEP // 6 / 2, "and none is left out"
-    for _, wire in floods:
-        await until_written(wire, ANSWER)
-        wire.lose()
-
-
-async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hundreds of clients that flood some keep a read waiting: of the others it is parsed at once."""
-    monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 36_000)
-    server = ServerState()
-    (first, wire), (second, other) = connected(App(), server=server), connected(App(), server=server)
-    for protocol in (first, second):
-        protocol.data_received(HEAD % b"body" + ONES + LAST)
-    assert 30_000 < first._turns.size <= 36_000
-    assert (first.parts < 1000, second.parts > 5000) == (True, True)
-    for one in (wire, other):
-        await until_written(one, ANSWER)
-        one.lose()
-    assert first._turns.size == 0
 
 
 @pytest.mark.parametrize("end", ["lost", "refused", "answered"])

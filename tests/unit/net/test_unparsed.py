@@ -174,3 +174,52 @@ async def test_a_flood_in_small_pieces_waits_for_its_turn_too() -> None:
     assert owner.taken == [b"abc", b"d"]
     await asyncio.sleep(0)
     assert owner.taken == [b"abc", b"d", b"ef"]
+
+
+async def test_what_floods_comes_to_its_end_while_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one whose turn it is, and whose turn comes, until little enough waits; none is parsed further at once."""
+    monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 10)
+    turns, told = ParsingTurns(), list[int]()
+    first, second, third = (beside(turns, told, number) for number in range(3))
+    first.add(b"abcdef")
+    second.add(b"abcdef")
+    assert (told, turns.size) == ([0], 9)
+    third.add(b"abcdef")
+    assert (told, turns.size, bool(third.reads)) == ([0, 2], 9, False)
+    third._transport.abort.assert_called_once_with()  # type: ignore[attr-defined]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (turns.size, sorted(told)) == (0, [0, 0, 1, 1, 2])
+    for kept in (first, second):
+        kept._transport.abort.assert_not_called()  # type: ignore[attr-defined]
+
+
+async def test_what_is_no_flood_is_parsed_at_once_while_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would only be more that waits."""
+    monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 10)
+    turns, told = ParsingTurns(), list[int]()
+    beside(turns, told, 0).add(b"abcdef" * 10)
+    beside(turns, told, 1, parts=1).add(b"abcdef" * 10)
+    assert told == [0, *[1] * 20]
+
+
+async def test_who_has_flooded_is_forgiven_after_some_reads_of_few_parts() -> None:
+    """A read may have 32 of them; sixteen such reads make up for any number, and eight for being a flood."""
+    unparsed, owner, _, turns = made()
+    owner.then = lambda: setattr(owner, "parts", owner.parts - 1000)
+    unparsed.found(1_000_000)
+    reads = 0
+    while unparsed.floods:
+        unparsed.add(b"ab")
+        assert unparsed in turns
+        await asyncio.sleep(0)
+        reads += 1
+    assert (reads, unparsed.owes) == (9, 512 - 9 * 32)
+    unparsed.add(b"ab")
+    assert unparsed not in turns
+    for _ in range(10):
+        unparsed.found(33)
+    assert unparsed.owes == 512 - 10 * 32 + 10
+    for _ in range(10):
+        unparsed.found(1)
+    assert unparsed.owes == 0
