@@ -120,6 +120,22 @@ async def test_what_waits_to_be_parsed_is_bounded(monkeypatch: pytest.MonkeyPatc
         await _body(second)
 
 
+async def test_an_answer_of_one_step_is_of_all_that_a_turn_may_have() -> None:
+    """It is parsed as it comes, as most are; a longer one of another peer's waits then."""
+    row = ParsingTurns()
+    (first, _), (second, _) = await _connected(row), await _asked(row)
+    asking = asyncio.create_task(first.ask([], no_body=False))
+    await asyncio.sleep(0)
+    first.data_received(b"HTTP/1.1 100\r\n\r\n" * 120)
+    second.data_received(b"1\r\nx\r\n" * 200)
+    first.data_received(b"HTTP/1.1 100\r\n\r\n" * 120)
+    before = second.parts
+    second.data_received(b"1\r\nx\r\n" * 6000 + b"0\r\n\r\n")
+    assert second.parts == before
+    assert await _body(second) == b"x" * 6200
+    asking.cancel()
+
+
 async def test_large_chunks_are_parsed_as_they_come() -> None:
     """What is large of a body in chunks waits for no turns of the loop: most of these are read by nobody else."""
     connection, transport = await _asked()

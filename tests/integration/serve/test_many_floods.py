@@ -111,6 +111,31 @@ async def test_a_flood_in_reads_of_one_step_waits_for_its_turn() -> None:
         wire.lose()
 
 
+async def test_a_read_of_one_step_is_of_all_that_a_turn_may_have() -> None:
+    """It is parsed as it comes, as most requests are; a longer one of another client's waits then."""
+    server = ServerState()
+    (first, wire), (second, other) = connected(App(), server=server), connected(App(), server=server)
+    first.data_received(HEAD % b"body" + b"1\r\nx\r\n" * 300)
+    second.data_received(HEAD % b"body" + ONES + LAST)
+    assert (first.parts, second.parts) == (300, 0)
+    await until_written(other, ANSWER)
+    for one in (wire, other):
+        one.lose()
+
+
+async def test_reads_of_few_parts_make_up_for_one_of_more() -> None:
+    """Of a client that brings fewer than a flood now and then nothing is left after a while."""
+    protocol, wire = connected(App())
+    for _ in range(20):
+        protocol.data_received(HEAD % b"body" + b"1\r\nx\r\n" * 200 + LAST)
+        for _ in range(6):
+            protocol.data_received(GET % b"next")
+            assert not protocol._unparsed.floods
+        await until_written(wire, b"/next")
+        wire.written.clear()
+    wire.lose()
+
+
 async def test_heads_of_many_requests_in_one_read_are_parts_too() -> None:
     """Sixty of them with 127 headers each took 3 ms; the first ones are as any request."""
     head = b"GET /hold HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 126 + b"\r\n"
