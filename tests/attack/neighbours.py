@@ -116,6 +116,31 @@ class ChunkFloods(Neighbour):
                     self.did["sent"] += self._CHUNKS
 
 
+class PartFloods(Neighbour):
+    """Reads of the smallest chunks with the next request's head behind them, and of sixty heads of the shortest lines.
+
+    None is large, and each of forty connections has one all the time: others waited for all of them in every turn.
+    """
+
+    name, proof = "part-floods", "answered"
+    _CHUNKED = b"POST /v1/callbacks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    _HEADS = (b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 126 + b"\r\n") * 60
+
+    async def attack(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            for number in range(40):
+                chunks = b"1\r\nx\r\n" * 500 + b"0\r\n\r\n" + self._CHUNKED
+                group.create_task(self._send(*((b"", self._HEADS) if number % 2 else (self._CHUNKED, chunks))))
+
+    async def _send(self, first: bytes, read: bytes) -> None:
+        async with self.connection(first) as (reader, writer):
+            async for _ in self.pace(10):
+                writer.write(read)
+                if not await reader.read(1 << 16):
+                    raise EOFError
+                self.did["answered"] += 1
+
+
 class PublicPages(Neighbour):
     """Sixteen loops that read the pages which need no token, as fast as they get them."""
 
@@ -235,6 +260,7 @@ NEIGHBOURS = (
     SlowRequests,
     EndlessHeads,
     ChunkFloods,
+    PartFloods,
     PublicPages,
     UnreadPages,
     WrongTokens,
