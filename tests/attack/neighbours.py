@@ -133,12 +133,18 @@ class PartFloods(Neighbour):
                 group.create_task(self._send(*((b"", self._HEADS) if number % 2 else (self._CHUNKED, chunks))))
 
     async def _send(self, first: bytes, read: bytes) -> None:
-        async with self.connection(first) as (reader, writer):
-            async for _ in self.pace(10):
-                writer.write(read)
-                if not await reader.read(1 << 16):
-                    raise EOFError
-                self.did["answered"] += 1
+        while True:
+            try:
+                async with self.connection(first) as (reader, writer):
+                    async for _ in self.pace(10):
+                        writer.write(read)
+                        if not await reader.read(1 << 16):
+                            break
+                        self.did["answered"] += 1
+            except (OSError, RuntimeError):
+                pass
+            self.did["cut off"] += 1
+            await asyncio.sleep(1)
 
 
 class PublicPages(Neighbour):
