@@ -115,6 +115,7 @@ TESTS = (
     "tests/unit/store/test_lanes.py",
     "tests/unit/store/test_locks.py",
     "tests/unit/store/test_moves.py",
+    "tests/unit/store/test_outbox_lapses.py",
     "tests/unit/store/test_statements.py",
     "tests/unit/loops/test_supervisor.py",
     "tests/unit/upstream/test_troubled.py",

@@ -261,3 +261,23 @@ async def test_work_that_is_cancelled_before_its_turn_is_closed() -> None:
     await in_flight.drain(0)
     assert in_flight.count == 0
     assert {inspect.getcoroutinestate(work) for work in works} == {inspect.CORO_CLOSED}
+
+
+async def test_of_many_that_start_at_once_64_begin_in_each_turn() -> None:
+    """Others have their turn between them, and each turn of the loop may begin as many again."""
+    turns, began = list[None](), list[int]()
+
+    async def work() -> None:
+        began.append(len(turns))
+
+    in_flight = InFlight(1000, asyncio.Event())
+    for _ in range(3):
+        for number in range(130):
+            in_flight.start(work(), f"work-{number}")
+        began.clear()
+        turns.clear()
+        for _ in range(9):
+            turns.append(None)
+            await asyncio.sleep(0)
+        assert sorted(began) == [1] * 64 + [2] * 64 + [3] * 2
+        assert in_flight.idle

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -103,3 +104,10 @@ async def test_all_of_them_are_taken_at_once_where_the_writer_ends() -> None:
     row = _row(_wish("large", 100), _wish("small"))
     assert [wish.item for wish in row.all()] == ["small", "large"]
     assert (bool(row), row.rows) == (False, 0)
+
+
+async def test_all_of_them_are_in_the_order_in_which_they_would_be_written() -> None:
+    """What is as late in turn goes in the order of asking."""
+    for sizes in product((1, 64, 65, 200), repeat=5):
+        one, other = (_row(*(_wish(number, rows) for number, rows in enumerate(sizes))) for _ in range(2))
+        assert [wish.item for wish in one.all()] == [item for batch in _batches(other) for item in batch]
