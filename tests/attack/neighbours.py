@@ -117,26 +117,27 @@ class ChunkFloods(Neighbour):
 
 
 class PartFloods(Neighbour):
-    """Reads of the smallest chunks with the next request's head behind them, and of sixty heads of the shortest lines.
+    """Reads of the smallest chunks with the next request's head behind them, and of thirty heads of the shortest lines.
 
-    None is large, and each of forty connections has one all the time: others waited for all of them in every turn.
+    None is large, and those of forty connections came in one turn of the loop, where others waited for all of them.
     """
 
     name, proof = "part-floods", "answered"
     _CHUNKED = b"POST /v1/callbacks HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-    _HEADS = (b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 126 + b"\r\n") * 60
+    _HEADS = (b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 126 + b"\r\n") * 30
 
     async def attack(self) -> None:
         async with asyncio.TaskGroup() as group:
             for number in range(40):
                 chunks = b"1\r\nx\r\n" * 500 + b"0\r\n\r\n" + self._CHUNKED
-                group.create_task(self._send(*((b"", self._HEADS) if number % 2 else (self._CHUNKED, chunks))))
+                its = (b"", self._HEADS, 1) if number % 2 else (self._CHUNKED, chunks, 10)
+                group.create_task(self._send(*its))
 
-    async def _send(self, first: bytes, read: bytes) -> None:
+    async def _send(self, first: bytes, read: bytes, per_s: float) -> None:
         while True:
             try:
                 async with self.connection(first) as (reader, writer):
-                    async for _ in self.pace(10):
+                    async for _ in self.pace(per_s):
                         writer.write(read)
                         if not await reader.read(1 << 16):
                             break
