@@ -25,6 +25,7 @@ from gateway.net.unparsed import LARGE_STEP, ParsingTurns, Unparsed
 
 _MAX_HEAD = 32 * 1024  # bytes before the body, interim answers included, and of what frames a body between its parts
 _MAX_HEADERS = 1000  # each costs more than a hundred bytes of memory, however short it is
+_FEW_HEADERS = 32  # each beyond them is a part, and as much work as a chunk is
 _STEP = LARGE_STEP  # bytes that are parsed before the bounds are looked at: one read may bring thirty times as many
 _SMALL_STEP = 2 * 1024  # … where they may be the smallest parts: of a head, and of a body in chunks
 _MAX_BUFFERED = 64 * 1024  # bytes of a body that nobody has read yet, above which the peer is not read from
@@ -40,7 +41,7 @@ class Connection(asyncio.Protocol):
         self._unusable = unusable
         self._turns = turns
         self.parts = 0
-        """Announcements of answers, their chunks, and lines of their trailers, so far."""
+        """Announcements of answers, headers beyond the first ones, chunks, and lines of trailers, so far."""
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser  # while it is connected: it refers to this, and this to it
         self._unparsed: Unparsed
@@ -135,6 +136,9 @@ class Connection(asyncio.Protocol):
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 
+    def give_up(self) -> None:
+        self._fail(ExchangeFailed("of what it sends in small parts more waits than there is room for", "protocol"))
+
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -143,11 +147,13 @@ class Connection(asyncio.Protocol):
         self._unparsed = Unparsed(self, self._transport, self._turns)
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= _SMALL_STEP and self._odd_chunks is None and not self._unparsed.reads:
+        small = len(data) <= _SMALL_STEP and self._odd_chunks is None
+        if small and not (self._unparsed.reads or self._unparsed.owes):
             known = self.parts
             self.take(data)  # most answers come so, and whole
             if self.parts > known + 1:
                 self._turns.spend(self.parts - known)
+                self._unparsed.found(self.parts - known, len(data))
         else:
             self._unparsed.add(data)
 
@@ -207,7 +213,7 @@ class Connection(asyncio.Protocol):
         if self.status or not self._asking or self._odd_head is not None or _ours(refusal) is not None:
             raise refusal
         raw = b"".join(self._head)
-        self._odd_head = OddHead(str(refusal), _MAX_HEAD)
+        self._odd_head = OddHead(str(refusal), _MAX_HEAD, _MAX_HEADERS)
         self._loose = True
         self._parser = httptools.HttpResponseParser(self)
         self._forget_head()
@@ -243,7 +249,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._unparsed.let_go()
         self._transport = None
-        if self._asking and exc is None and self.status and not self._framed:
+        if self._asking and exc is None and self.status and not self._framed and self._error is None:
             self._asking = False  # the body that lasts until the connection ends has ended
             self._wake()
         self._fail(cut_off(exc, answered=bool(self.status)))
@@ -266,6 +272,8 @@ class Connection(asyncio.Protocol):
         if self.status:
             return  # a trailer
         self.headers.append((name, value))
+        if len(self.headers) > _FEW_HEADERS:
+            self.parts += 1
         if len(self.headers) > _MAX_HEADERS:
             raise ExchangeFailed(f"its head has more than {_MAX_HEADERS} headers", "protocol")
         field = name.lower()

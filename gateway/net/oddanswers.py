@@ -34,13 +34,14 @@ Field = tuple[bytes, bytes]
 class OddHead:
     """Puts a head into words that the strict parser reads; raises HttpParserError where nobody could read it."""
 
-    def __init__(self, reason: str, max_bytes: int) -> None:
+    def __init__(self, reason: str, max_bytes: int, max_lines: int) -> None:
         """``reason``: why the strict parser refuses it, which is told where it cannot be read here either.
 
-        ``max_bytes``: of a head that has ended; whoever feeds one without end must see to that.
+        ``max_bytes`` and ``max_lines``: of a head that has ended; whoever feeds one without end must see to that.
         """
         self._reason = reason
         self._max_bytes = max_bytes
+        self._max_lines = max_lines
         self._raw = bytearray()
         self._ended = False
 
@@ -61,6 +62,8 @@ class OddHead:
                 return b"".join(mended)
             if end.start() > self._max_bytes:
                 raise httptools.HttpParserError(f"its head is larger than {self._max_bytes} bytes")
+            if self._raw.count(b"\n", 0, end.start()) > self._max_lines:  # 8,000 took 10 ms
+                raise httptools.HttpParserError(f"its head has more than {self._max_lines} headers")
             head, self._ended = self._mend(bytes(self._raw[: end.start()]))
             mended.append(head)
             del self._raw[: end.end()]

@@ -14,7 +14,8 @@ LARGE_STEP = 8 * 1024
 """Bytes. Who takes such steps, or larger ones, is at a place where no parts are small: unless it has flooded before, it
 waits for nobody."""
 _PARTS_A_TURN = 256  # after so many others have their turn: half a millisecond at most
-_PARTS_A_READ = 32  # cost nobody anything: a connection that has flooded is one as others are after some such reads
+_PARTS_A_READ = 32  # hold up nobody: a connection that has flooded is one as others are after some such reads
+_LARGE_PART = 256  # bytes: nor do parts of that size, however many they are, as of an upload in chunks
 _MOST_OWED = 2 * _PARTS_A_TURN
 _MOST_WAITING = 8 * 1024 * 1024  # bytes, of floods; a read is a quarter MiB
 
@@ -33,14 +34,17 @@ class _Parsing(Protocol):
     def take(self, data: bytes) -> None:
         """Parse what comes next."""
 
+    def give_up(self) -> None:
+        """End the connection: what has come on it is thrown away."""
+
 
 class ParsingTurns:
     """Who of the connections of one kind is parsed next: in each turn of the event loop so many parts of all of them.
 
     Those that have flooded go on one in a turn, one after the other; the others before them, in the order of coming, so
-    that none of these waits behind a flood. While more waits than may, what floods comes to its end. Of 35 peers whose
-    floods came in one turn, each with a step of its own, others waited for 20 ms; of 160 that were parsed at once, as
-    too much waited, for a second.
+    that none of these waits behind a flood. While more waits than may, the flood of which most waits comes to its end.
+    Of 35 peers whose floods came in one turn, each with a step of its own, others waited for 20 ms; of 160 that were
+    parsed at once, as too much waited, for a second.
     """
 
     def __init__(self) -> None:
@@ -55,6 +59,11 @@ class ParsingTurns:
         return unparsed in self._floods or unparsed in self._others
 
     @property
+    def is_full(self) -> bool:
+        """Whether more waits than may."""
+        return self.size > _MOST_WAITING
+
+    @property
     def is_spent(self) -> bool:
         """Whether so many parts were found in this turn that the rest has to wait."""
         return self._spent >= _PARTS_A_TURN
@@ -63,6 +72,8 @@ class ParsingTurns:
         """Have it go on in one of the next turns."""
         (self._floods if unparsed.floods else self._others)[unparsed] = None
         self._await_turn()
+        while self._floods and self.is_full:
+            max(self._floods, key=lambda one: one.size).end()
 
     def leave(self, unparsed: "Unparsed") -> None:
         self._floods.pop(unparsed, None)
@@ -111,6 +122,8 @@ class Unparsed:
         """What waits."""
         self.owes = 0
         """Parts that it has brought of late above what each read may have."""
+        self.size = 0
+        """Bytes that wait."""
         self.cuts = False
         """Whether what is parsed now is not all of a read: it begins, or ends, within some part."""
         self._at = 0  # where in the first of the reads the rest begins
@@ -122,11 +135,11 @@ class Unparsed:
         """Parse what one read has brought, of many small parts some and the rest in later turns of the loop."""
         waits = bool(self.reads)
         self.reads.append(data)
-        self._turns.size += len(data)
+        self._count(len(data))
         if waits:
             return
-        at_once = not self._turns.is_spent or self._owner.step >= LARGE_STEP
-        if (at_once and not self.floods) or self._is_too_much:
+        at_once = not self._turns.is_spent or self._turns.is_full or self._owner.step >= LARGE_STEP
+        if at_once and not self.floods:
             self._parse()
         else:
             self._turns.join(self)
@@ -137,9 +150,9 @@ class Unparsed:
         """Whether it has brought more parts of late than all may have in one turn."""
         return self.owes >= _PARTS_A_TURN
 
-    def found(self, parts: int) -> None:
-        """Hear how many parts were in a read, or in as much of one as was parsed at once."""
-        self.owes = min(max(self.owes + parts - _PARTS_A_READ, 0), _MOST_OWED)
+    def found(self, parts: int, size: int) -> None:
+        """Hear how many parts were in a read, or in as many of its bytes as were parsed at once."""
+        self.owes = min(max(self.owes + parts - max(_PARTS_A_READ, size // _LARGE_PART), 0), _MOST_OWED)
 
     def go_on(self) -> None:
         """Parse some of what waits: it is this one's turn."""
@@ -147,9 +160,13 @@ class Unparsed:
             self._parse()
             self._settle()
         except BaseException:  # as the loop itself ends a connection whose read raises
-            self.drop()
-            self._transport.abort()
+            self.end()
             raise
+
+    def end(self) -> None:
+        """End the connection, and forget what waits."""
+        self.drop()
+        self._owner.give_up()
 
     def finish(self) -> None:
         """Parse at once what waits: its connection has come to an end."""
@@ -159,7 +176,7 @@ class Unparsed:
 
     def drop(self) -> None:
         """Forget what waits; reads no more either."""
-        self._turns.size -= sum(map(len, self.reads)) - self._at
+        self._count(-self.size)
         self._at = 0
         self.reads.clear()
         self._turns.leave(self)
@@ -177,23 +194,20 @@ class Unparsed:
         self.paused = False
         self._settle()
 
-    @property
-    def _is_too_much(self) -> bool:
-        return self._turns.size > _MOST_WAITING
+    def _count(self, size: int) -> None:
+        self.size += size
+        self._turns.size += size
 
     def _parse(self) -> None:
-        owner = self._owner
+        owner, size = self._owner, self.size
         before = known = owner.parts
         while self.reads:
             owner.take(self._next())
             self._turns.spend(owner.parts - known)
             known = owner.parts
             if known - before >= _PARTS_A_TURN:
-                if self._is_too_much:
-                    self.drop()
-                    self._transport.abort()
                 break
-        self.found(known - before)
+        self.found(known - before, size - self.size)
         if self.reads:
             self._turns.join(self)
 
@@ -202,7 +216,7 @@ class Unparsed:
         piece = data[self._at : self._at + step]
         self.cuts = len(piece) < len(data)
         self._at += len(piece)
-        self._turns.size -= len(piece)
+        self._count(-len(piece))
         if self._at >= len(data):
             self.reads.popleft()
             self._at = 0

@@ -60,13 +60,13 @@ class PacedProtocol(ClosingProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if len(data) <= self.least_step and not (self._unparsed.floods or self.small_parts or self._unparsed.reads):
+        if len(data) <= self.least_step and not (self._unparsed.owes or self.small_parts or self._unparsed.reads):
             self._unparsed.cuts = False
             known = self.parts
             self.take(data)  # most requests come so, and whole
-            if self.parts > known + 1 or self._unparsed.owes:
+            if self.parts > known + 1:
                 self._turns.spend(self.parts - known)
-                self._unparsed.found(self.parts - known)
+                self._unparsed.found(self.parts - known, len(data))
         elif self._is_closing():
             self._drop(data)
         else:
@@ -103,6 +103,9 @@ class PacedProtocol(ClosingProtocol):
     def take(self, data: bytes) -> None:
         """Parse what comes next."""
         raise NotImplementedError
+
+    def give_up(self) -> None:
+        self._connection.abort()
 
     def shutdown(self) -> None:
         self._unparsed.finish()

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -18,11 +19,15 @@ class Owner:
         self.parts = 0
         self.taken: list[bytes] = []
         self.then: Callable[[], object] = lambda: None
+        self.given_up = 0
 
     def take(self, data: bytes) -> None:
         self.taken.append(data)
         self.parts += 1000
         self.then()
+
+    def give_up(self) -> None:
+        self.given_up += 1
 
 
 def made() -> tuple[Unparsed, Owner, Mock, ParsingTurns]:
@@ -94,7 +99,7 @@ async def test_what_is_dropped_is_not_parsed(end: str) -> None:
 
 async def test_a_fault_in_a_later_turn_ends_the_connection() -> None:
     """As the loop does it where a read's own turn fails: else it would stay for ever, and nothing be read of it."""
-    unparsed, owner, transport, behind = made()
+    unparsed, owner, _, behind = made()
     told: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
     unparsed.add(b"abcdefgh")
@@ -103,7 +108,7 @@ async def test_a_fault_in_a_later_turn_ends_the_connection() -> None:
     await asyncio.sleep(0)
     assert told == [fault]
     assert (bool(unparsed.reads), unparsed in behind, behind.size) == (False, False, 0)
-    transport.abort.assert_called_once_with()
+    assert owner.given_up == 1
 
 
 def beside(turns: ParsingTurns, told: list[int], number: int, parts: int = 1000) -> Unparsed:
@@ -176,22 +181,30 @@ async def test_a_flood_in_small_pieces_waits_for_its_turn_too() -> None:
     assert owner.taken == [b"abc", b"d", b"ef"]
 
 
-async def test_what_floods_comes_to_its_end_while_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The one whose turn it is, and whose turn comes, until little enough waits; none is parsed further at once."""
-    monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 10)
+def given_up(*several: Unparsed) -> list[int]:
+    owners: list[Any] = [one._owner for one in several]
+    return [owner.given_up for owner in owners]
+
+
+async def test_the_flood_of_which_most_waits_comes_to_its_end_while_too_much_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever brings little, a flood as it may be, does not lose its connection for others' megabytes."""
+    monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 20)
     turns, told = ParsingTurns(), list[int]()
-    first, second, third = (beside(turns, told, number) for number in range(3))
-    first.add(b"abcdef")
-    second.add(b"abcdef")
-    assert (told, turns.size) == ([0], 9)
-    third.add(b"abcdef")
-    assert (told, turns.size, bool(third.reads)) == ([0, 2], 9, False)
-    third._transport.abort.assert_called_once_with()  # type: ignore[attr-defined]
-    for _ in range(5):
+    large, small, other = (beside(turns, told, number) for number in range(3))
+    for one in (large, small, other):
+        one.found(1000, 0)
+    small.add(b"abc")
+    large.add(b"abcdef" * 2)
+    assert (given_up(large, small, other), turns.size) == ([0, 0, 0], 15)
+    other.add(b"abcdef")
+    assert (given_up(large, small, other), turns.size) == ([1, 0, 0], 9)
+    assert (bool(large.reads), large in turns) == (False, False)
+    for _ in range(10):
         await asyncio.sleep(0)
-    assert (turns.size, sorted(told)) == (0, [0, 0, 1, 1, 2])
-    for kept in (first, second):
-        kept._transport.abort.assert_not_called()  # type: ignore[attr-defined]
+    assert (given_up(large, small, other), turns.size) == ([1, 0, 0], 0)
+    assert sorted(told) == [1, 2, 2]
 
 
 async def test_what_is_no_flood_is_parsed_at_once_while_too_much_waits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +220,7 @@ async def test_who_has_flooded_is_forgiven_after_some_reads_of_few_parts() -> No
     """A read may have 32 of them; sixteen such reads make up for any number, and eight for being a flood."""
     unparsed, owner, _, turns = made()
     owner.then = lambda: setattr(owner, "parts", owner.parts - 1000)
-    unparsed.found(1_000_000)
+    unparsed.found(1_000_000, 0)
     reads = 0
     while unparsed.floods:
         unparsed.add(b"ab")
@@ -218,8 +231,18 @@ async def test_who_has_flooded_is_forgiven_after_some_reads_of_few_parts() -> No
     unparsed.add(b"ab")
     assert unparsed not in turns
     for _ in range(10):
-        unparsed.found(33)
+        unparsed.found(33, 4096)
     assert unparsed.owes == 512 - 10 * 32 + 10
     for _ in range(10):
-        unparsed.found(1)
+        unparsed.found(1, 4096)
     assert unparsed.owes == 0
+
+
+async def test_large_parts_are_no_flood_however_many() -> None:
+    """An upload in chunks of half a kilobyte and more waits for nobody."""
+    unparsed, _, _, _ = made()
+    for _ in range(100):
+        unparsed.found(1024, 1024 * 256)
+    assert unparsed.owes == 0
+    unparsed.found(1024 + 256, 1024 * 256)
+    assert (unparsed.owes, unparsed.floods) == (256, True)
