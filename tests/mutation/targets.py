@@ -206,6 +206,7 @@ _BULKHEAD, _DUETASKS = "gateway/webhook/bulkhead.py", "gateway/store/duetasks.py
 _REGISTRY, _TASKS = "gateway/store/registry.py", "gateway/store/tasks.py"
 _OUTBOX, _BLOBS = "gateway/store/outbox.py", "gateway/store/sqlite/blobs.py"
 _CLAIMS = "gateway/store/sqlite/webhookclaims.py"
+_WRITES, _HOUSEKEEPING = "gateway/store/writes.py", "gateway/store/housekeeping.py"
 _ROWS, _SQL = "gateway/store/rows.py", "gateway/store/sqlite/sql.py"
 _DELIVERSQL = "gateway/store/sqlite/deliversql.py"
 _CREATESQL = "gateway/store/sqlite/createsql.py"
@@ -222,6 +223,9 @@ _EMPTY_NOTE = 'b"" # a log in which nothing stands: when it was written, how lar
 _RUNNING = "(yield Run(self._watchsql.SELECT_RUNNING, (seq,))).rows:"
 _GONE_AT_NOTE = "# when the first may have lost its readers"
 _GONE_NOTE = "# the last one that has been seen to, in the order of the index"
+_PLACE_NOTE = "# of what is small and asked for now"
+_ALONE_PLACE, _OF_ALL = "wish.place = self._place = max([wish.place, *(place", "for place, _, _ in self._row)])"
+_SORTED = "wishes = [wish for _, _, wish in sorted(self._row, key=lambda one: one"
 _FORGOTTEN = "self._gone, self._gone_at, self._locked_until = (0, 0), 0, 0"
 _SYNC_NOTE = "# so often is that much of a backup put on disk: what is left for the end cannot be given up"
 _COUNTS = "key in waited_for or"
@@ -233,6 +237,50 @@ EQUIVALENT = (
         "about = upstream, watchers, since, self._engine.array(list(group.claimed)), limit + 1",
         "about = upstream, watchers, since, self._engine.array(list(group.claimed)), limit + 2",
         "the second one beyond the limit is never looked at",
+    ),
+    *(
+        Equivalent(_WRITES, was, now, "which numbers they are is no matter, but their order")
+        for was, now in (
+            ("self._asked = 0", "self._asked = 1"),
+            (f"self._place = 0 {_PLACE_NOTE}", f"self._place = 1 {_PLACE_NOTE}"),
+            ("place: int = 0", "place: int = 1"),
+            ("self._asked += 1", "self._asked += 2"),
+            ("wish.place = first - 1", "wish.place = first - 2"),
+            (f"{_ALONE_PLACE} + 1 {_OF_ALL}", f"{_ALONE_PLACE} + 2 {_OF_ALL}"),
+            (f"{_ALONE_PLACE} + 1 {_OF_ALL}", f"{_ALONE_PLACE} + 0 {_OF_ALL}"),
+            (f"{_SORTED}[:2])]", f"{_SORTED}[:3])]"),
+        )
+    ),
+    Equivalent(
+        _WRITES,
+        "rows, last_by_itself = 0, False",
+        "rows, last_by_itself = 0, True",
+        "it is looked at once there is a batch, and set by then",
+    ),
+    Equivalent(
+        _HOUSEKEEPING,
+        "swapped = [False] * len(items)",
+        "swapped = [True] * len(items)",
+        "each of them is set",
+    ),
+    Equivalent(_HOUSEKEEPING, "if task_seqs:", "if True:", "of none, none is changed: saves two statements"),
+    Equivalent(
+        "gateway/store/sqlite/store.py",
+        "async def lead(self, name: str, ttl_s: float, *, refused: bool = False) -> int | None:",
+        "async def lead(self, name: str, ttl_s: float, *, refused: bool = True) -> int | None:",
+        "one process leads everything, whatever it says",
+    ),
+    Equivalent(
+        "gateway/store/lanes.py",
+        f"if {_HEAP} > 2 * len(self._at) + _OUT_OF_DATE:",
+        f"if {_HEAP} > 1 * len(self._at) + _OUT_OF_DATE:",
+        "when exactly what is out of date is left out",
+    ),
+    Equivalent(
+        _OUTBOX,
+        "if (yield Rows(self._deliversql.RECORD_ATTEMPTS, rows.recorded(items))).count < len(items):",
+        "if ((yield Rows(self._deliversql.RECORD_ATTEMPTS, rows.recorded(items))).count <= len(items)):",
+        "counts once more what stands there",
     ),
     *(
         Equivalent(_BULKHEAD, was, now, why)

@@ -11,6 +11,7 @@ from gateway.core.errors import Conflict, StoreError
 from gateway.loops import pauses as module
 from gateway.loops.pauses import Pauses
 from gateway.store import Store
+from gateway.store.sqlite.store import SqliteStore
 from tests.storing import NewStore, opened
 
 RECEIVER = "https://app.example.com"
@@ -27,6 +28,26 @@ class Clock(SystemClock):
 
 def pauses_of(store: Store, woken: list[None] | None = None, clock: Clock | None = None) -> Pauses:
     return Pauses(store, clock or SystemClock(), lambda: None if woken is None else woken.append(None))
+
+
+async def test_they_are_read_again_only_where_others_may_have_changed_them(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is one process's, which knows what it has written; of a server's database each replica asks once more."""
+    reads: list[str] = []
+    load = store.load
+
+    async def counted(key: str) -> bytes | None:
+        reads.append(key)
+        return await load(key)
+
+    monkeypatch.setattr(store, "load", counted)
+    clock = Clock()
+    pauses = pauses_of(store, clock=clock)
+    for _ in range(2):
+        await pauses.follow()
+        clock.now_s += 100
+    assert len(reads) == (1 if isinstance(store, SqliteStore) else 2)
 
 
 async def test_a_pause_outlives_the_process(new_store: NewStore) -> None:

@@ -34,9 +34,12 @@ def test_a_lane_of_which_nothing_is_known_is_looked_through_whole() -> None:
 def test_what_is_out_of_date_takes_no_memory() -> None:
     """A lane whose first webhook falls due ever earlier is known by its earliest time alone, however often that was."""
     lanes = LanesDue()
+    lanes.note(lane("b"), 20_000)
     for due_at in range(10_000, 0, -1):
         lanes.note(lane("a"), due_at)
     assert len(lanes._heap) < 100
     assert lanes.next_due_at == 1
     assert lanes.take(10_000) == [lane("a")]
+    assert lanes.next_due_at == 20_000, "which stays when another one does"
+    assert lanes.take(20_000) == [lane("b")]
     assert lanes.next_due_at is None
