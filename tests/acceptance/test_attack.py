@@ -25,4 +25,4 @@ async def test_an_innocent_client_among_attackers(tmp_path: Path) -> None:
 def test_each_attacker_says_whom_it_imitates() -> None:
     """A docstring of its own, and a name that no other has."""
     assert all(attacker.__doc__ and attacker.__doc__ != attacker.__mro__[1].__doc__ for attacker in ATTACKERS.values())
-    assert len({attacker.name for attacker in ATTACKERS.values()}) == len(ATTACKERS) == 37
+    assert len({attacker.name for attacker in ATTACKERS.values()}) == len(ATTACKERS) == 38
