@@ -148,7 +148,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         small = len(data) <= _SMALL_STEP and self._odd_chunks is None
-        if small and not (self._unparsed.reads or self._unparsed.owes):
+        if small and not (self._unparsed.reads or self._unparsed.owes or self._turns.is_spent):
             known = self.parts
             self.take(data)  # most answers come so, and whole
             if self.parts > known + 1:
@@ -188,6 +188,7 @@ class Connection(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         if self._odd_head is not None:
+            self.parts += data.count(b"\n")  # each of them is read once the head has ended
             data = self._odd_head.feed(data)
         if self._asking and not self.status:
             self._head.append(data)
@@ -294,6 +295,7 @@ class Connection(asyncio.Protocol):
         self.parts += 1
         if status < 200 and status != _SWITCHING:
             # It only announces the answer. Its bytes count, so that announcing must end some time.
+            self.parts += min(len(self.headers), _FEW_HEADERS)
             self._forget_head()
             return
         if self._unclaimed > _MAX_HEAD and sum(len(name) + len(value) + 4 for name, value in self.headers) > _MAX_HEAD:

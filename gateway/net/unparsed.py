@@ -17,7 +17,7 @@ _PARTS_A_TURN = 256  # after so many others have their turn: half a millisecond 
 _PARTS_A_READ = 32  # hold up nobody: a connection that has flooded is one as others are after some such reads
 _LARGE_PART = 256  # bytes: nor do parts of that size, however many they are, as of an upload in chunks
 _MOST_OWED = 2 * _PARTS_A_TURN
-_MOST_WAITING = 8 * 1024 * 1024  # bytes, of floods; a read is a quarter MiB
+_MOST_WAITING = 8 * 1024 * 1024  # bytes of floods, and as many of others; a read is a quarter MiB
 
 
 class _Parsing(Protocol):
@@ -42,14 +42,17 @@ class ParsingTurns:
     """Who of the connections of one kind is parsed next: in each turn of the event loop so many parts of all of them.
 
     Those that have flooded go on one in a turn, one after the other; the others before them, in the order of coming, so
-    that none of these waits behind a flood. While more waits than may, the flood of which most waits comes to its end.
-    Of 35 peers whose floods came in one turn, each with a step of its own, others waited for 20 ms; of 160 that were
-    parsed at once, as too much waited, for a second.
+    that none of these waits behind a flood. While more of floods waits than may, the one of which most does comes to
+    its end; while more of others does, what they bring is parsed as it comes. Of 35 peers whose floods came in one
+    turn, each with a step of its own, others waited for 20 ms; of 160 that were parsed at once, as too much waited, for
+    a second.
     """
 
     def __init__(self) -> None:
         self.size = 0
         """Bytes that wait."""
+        self.flooding = 0
+        """… of floods."""
         self._spent = 0  # parts that were found in this turn of the loop
         self._floods: dict[Unparsed, None] = {}  # that wait, whose turn is next first
         self._others: dict[Unparsed, None] = {}
@@ -60,8 +63,8 @@ class ParsingTurns:
 
     @property
     def is_full(self) -> bool:
-        """Whether more waits than may."""
-        return self.size > _MOST_WAITING
+        """Whether more of what is no flood waits than may."""
+        return self.size - self.flooding > _MOST_WAITING
 
     @property
     def is_spent(self) -> bool:
@@ -70,14 +73,26 @@ class ParsingTurns:
 
     def join(self, unparsed: "Unparsed") -> None:
         """Have it go on in one of the next turns."""
-        (self._floods if unparsed.floods else self._others)[unparsed] = None
         self._await_turn()
-        while self._floods and self.is_full:
+        if not unparsed.floods:
+            self._others[unparsed] = None
+            return
+        self._floods[unparsed] = None
+        self.flooding += unparsed.size
+        while self.flooding > _MOST_WAITING:
             max(self._floods, key=lambda one: one.size).end()
 
     def leave(self, unparsed: "Unparsed") -> None:
-        self._floods.pop(unparsed, None)
         self._others.pop(unparsed, None)
+        if unparsed in self._floods:
+            del self._floods[unparsed]
+            self.flooding -= unparsed.size
+
+    def count(self, unparsed: "Unparsed", size: int) -> None:
+        """Hear that so many bytes more wait of one, or fewer."""
+        self.size += size
+        if unparsed in self._floods:
+            self.flooding += size
 
     def spend(self, parts: int) -> None:
         if parts:
@@ -93,18 +108,17 @@ class ParsingTurns:
         self._spent = 0
         try:
             while self._others and not self.is_spent:
-                _first(self._others).go_on()
+                self._next(self._others).go_on()
             if self._floods:
-                _first(self._floods).go_on()
+                self._next(self._floods).go_on()
         finally:
             if self._floods or self._others:
                 self._await_turn()
 
-
-def _first(waiting: "dict[Unparsed, None]") -> "Unparsed":
-    unparsed = next(iter(waiting))
-    del waiting[unparsed]
-    return unparsed
+    def _next(self, waiting: "dict[Unparsed, None]") -> "Unparsed":
+        unparsed = next(iter(waiting))
+        self.leave(unparsed)
+        return unparsed
 
 
 class Unparsed:
@@ -176,10 +190,10 @@ class Unparsed:
 
     def drop(self) -> None:
         """Forget what waits; reads no more either."""
+        self._turns.leave(self)
         self._count(-self.size)
         self._at = 0
         self.reads.clear()
-        self._turns.leave(self)
 
     def let_go(self) -> None:
         """Forget its owner too, of whom nothing comes any more: they refer to each other."""
@@ -196,7 +210,7 @@ class Unparsed:
 
     def _count(self, size: int) -> None:
         self.size += size
-        self._turns.size += size
+        self._turns.count(self, size)
 
     def _parse(self) -> None:
         owner, size = self._owner, self.size

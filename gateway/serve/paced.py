@@ -9,6 +9,7 @@ import asyncio
 from typing import Any, ClassVar, cast
 from weakref import WeakKeyDictionary
 
+import structlog
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
@@ -18,6 +19,8 @@ from gateway.net.unparsed import ParsingTurns, Unparsed
 from gateway.serve.closing import ClosingProtocol
 
 __all__ = ["PacedProtocol"]
+
+_log = structlog.get_logger()
 
 _SMALL_PART = 16
 _turns: WeakKeyDictionary[ServerState, ParsingTurns] = WeakKeyDictionary()
@@ -105,6 +108,7 @@ class PacedProtocol(ClosingProtocol):
         raise NotImplementedError
 
     def give_up(self) -> None:
+        _log.warning("inbound.flood_ended", waiting_bytes=self._turns.flooding)
         self._connection.abort()
 
     def shutdown(self) -> None:

@@ -93,6 +93,25 @@ async def test_whoever_brings_little_is_not_cut_off_for_others_floods(monkeypatc
         wire.lose()
 
 
+async def test_others_uploads_cut_off_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for room in a turn and is no flood is bounded by itself: who is forgiven only slowly is not ended."""
+    monkeypatch.setattr("gateway.net.unparsed._MOST_WAITING", 100_000)
+    server = ServerState()
+    slow, wire = connected(App(), server=server)
+    slow._unparsed.found(100_000, 0)
+    chunks = b"1\r\nx\r\n" * 10_000
+    fresh = [connected(App(), server=server) for _ in range(5)]
+    for protocol, _ in fresh:
+        protocol.data_received(HEAD % b"body" + chunks)
+    slow.data_received(GET % b"next")
+    assert not wire.gone
+    await until_written(wire, b"/next")
+    ended = [one for _, one in fresh if one.gone]
+    assert ended, "floods by now"
+    for one in (wire, *(one for _, one in fresh)):
+        one.lose()
+
+
 async def test_an_upload_in_chunks_is_no_flood() -> None:
     """Of a kilobyte and more: beside forty floods one of 16 MB took four times as long as before it was one."""
     for size in (512, 1000, 4096, 8192, 32_768):
