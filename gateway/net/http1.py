@@ -136,8 +136,11 @@ class Connection(asyncio.Protocol):
         self._waiter = asyncio.get_running_loop().create_future()
         return self._waiter
 
-    def give_up(self) -> None:
-        self._fail(ExchangeFailed("of what it sends in small parts more waits than there is room for", "protocol"))
+    def give_up(self, *, floods: bool) -> None:
+        told = (
+            "of what it sends in small parts more waits than there is room for" if floods else "it was not read whole"
+        )
+        self._fail(ExchangeFailed(told, "protocol"))
 
     # What the event loop calls
 

@@ -34,8 +34,8 @@ class _Parsing(Protocol):
     def take(self, data: bytes) -> None:
         """Parse what comes next."""
 
-    def give_up(self) -> None:
-        """End the connection: what has come on it is thrown away."""
+    def give_up(self, *, floods: bool) -> None:
+        """End the connection: what has come on it is thrown away, as it ``floods``, or as ``take`` has raised."""
 
 
 class ParsingTurns:
@@ -174,13 +174,14 @@ class Unparsed:
             self._parse()
             self._settle()
         except BaseException:  # as the loop itself ends a connection whose read raises
-            self.end()
+            self.drop()
+            self._owner.give_up(floods=False)
             raise
 
     def end(self) -> None:
-        """End the connection, and forget what waits."""
+        """End the connection of a flood, and forget what waits."""
         self.drop()
-        self._owner.give_up()
+        self._owner.give_up(floods=True)
 
     def finish(self) -> None:
         """Parse at once what waits: its connection has come to an end."""

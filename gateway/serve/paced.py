@@ -107,8 +107,9 @@ class PacedProtocol(ClosingProtocol):
         """Parse what comes next."""
         raise NotImplementedError
 
-    def give_up(self) -> None:
-        _log.warning("inbound.flood_ended", waiting_bytes=self._turns.flooding)
+    def give_up(self, *, floods: bool) -> None:
+        if floods:
+            _log.warning("inbound.flood_ended", waiting_bytes=self._turns.flooding)
         self._connection.abort()
 
     def shutdown(self) -> None:

@@ -19,15 +19,15 @@ class Owner:
         self.parts = 0
         self.taken: list[bytes] = []
         self.then: Callable[[], object] = lambda: None
-        self.given_up = 0
+        self.given_up_for: list[bool] = []
 
     def take(self, data: bytes) -> None:
         self.taken.append(data)
         self.parts += 1000
         self.then()
 
-    def give_up(self) -> None:
-        self.given_up += 1
+    def give_up(self, *, floods: bool) -> None:
+        self.given_up_for.append(floods)
 
 
 def made() -> tuple[Unparsed, Owner, Mock, ParsingTurns]:
@@ -108,7 +108,7 @@ async def test_a_fault_in_a_later_turn_ends_the_connection() -> None:
     await asyncio.sleep(0)
     assert told == [fault]
     assert (bool(unparsed.reads), unparsed in behind, behind.size) == (False, False, 0)
-    assert owner.given_up == 1
+    assert owner.given_up_for == [False]
 
 
 def beside(turns: ParsingTurns, told: list[int], number: int, parts: int = 1000) -> Unparsed:
@@ -182,8 +182,9 @@ async def test_a_flood_in_small_pieces_waits_for_its_turn_too() -> None:
 
 
 def given_up(*several: Unparsed) -> list[int]:
+    """Return how often each was ended as a flood."""
     owners: list[Any] = [one._owner for one in several]
-    return [owner.given_up for owner in owners]
+    return [owner.given_up_for.count(True) for owner in owners]
 
 
 async def test_the_flood_of_which_most_waits_comes_to_its_end_while_too_much_does(
